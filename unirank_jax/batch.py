@@ -1,0 +1,95 @@
+"""The static-shape batch: every dynamic size of the input becomes an index array made on the host.
+
+Shape letters: S shards of (data, fsdp); Q prefixes; B candidate rows; T tokens; I image slots;
+P patches per slot; M = P / merge^2 visual tokens per slot; G lists; C candidates of a list.
+Each shard holds its own images, so an index never leaves the shard. No JAX here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = Any  # numpy on the host, jax on the device
+
+
+class Rows(NamedTuple):
+    """Token sequences, padded on the right (causal attention never reads the padding)."""
+
+    tokens: Array  # (S, B, T) int32
+    positions: Array  # (S, B, 3, T) int32: M-RoPE time, height, width
+    image_index: Array  # (S, B, T) int32: row of the shard's (I * M) features, -1 = a token
+    lengths: Array  # (S, B) int32: 0 for a padding row
+
+
+class Images(NamedTuple):
+    """Patches of still images in Qwen's order: the merge_size^2 patches of a token in a row."""
+
+    patches: Array  # (S, I, P, channels * patch^2) uint8
+    patch_hw: Array  # (S, I, P, 2) int32: row and column of the patch, for the rotary embedding
+    lengths: Array  # (S, I) int32: patches in use, 0 for an empty slot
+    pos_index: Array  # (S, I, P, 4) int32: rows of the learned position table
+    pos_weight: Array  # (S, I, P, 4) float32: their bilinear weights
+
+
+class Batch(NamedTuple):
+    """Candidates and the query prefixes that they share (length 0 = no prefix)."""
+
+    prefix: Rows  # (S, Q, Tq)
+    rows: Rows  # (S, B, T); the label is read at lengths - 1
+    prefix_index: Array  # (S, B) int32: which prefix a row continues
+    images: Images
+
+
+class Targets(NamedTuple):
+    """Lists over the rows of a batch, for training."""
+
+    label_row: Array  # (S, G, C) int32: the row of each candidate
+    mask: Array  # (S, G, C) bool: a judged candidate (grade >= 0)
+    grade: Array  # (S, G, C) float32
+    rel_min: Array  # (S, G) float32: relevant when grade >= rel_min
+    list_id: Array  # (S, G) int32: place in the plan, -1 for a padding list
+
+
+@dataclass(frozen=True, order=True)
+class Bucket:
+    """The static sizes of one shard of a batch; one compiled program per bucket."""
+
+    prefixes: int
+    prefix_tokens: int
+    rows: int
+    tokens: int
+    images: int
+    patches: int
+
+
+def empty_rows(rows: int, tokens: int) -> Rows:
+    """Padding rows of shape (1, rows, tokens)."""
+    return Rows(
+        tokens=np.zeros((1, rows, tokens), np.int32),
+        positions=np.zeros((1, rows, 3, tokens), np.int32),
+        image_index=np.full((1, rows, tokens), -1, np.int32),
+        lengths=np.zeros((1, rows), np.int32),
+    )
+
+
+def empty_images(images: int, patches: int, patch_dim: int) -> Images:
+    """Empty image slots of shape (1, images, patches, ...)."""
+    return Images(
+        patches=np.zeros((1, images, patches, patch_dim), np.uint8),
+        patch_hw=np.zeros((1, images, patches, 2), np.int32),
+        lengths=np.zeros((1, images), np.int32),
+        pos_index=np.zeros((1, images, patches, 4), np.int32),
+        pos_weight=np.zeros((1, images, patches, 4), np.float32),
+    )
+
+
+def stack_shards(shards: list[Any]) -> Any:
+    """Join equal trees of NamedTuples along their leading shard axis S."""
+    first = shards[0]
+    if isinstance(first, tuple) and hasattr(first, "_fields"):
+        parts = (stack_shards([getattr(shard, name) for shard in shards]) for name in first._fields)
+        return type(first)(*parts)
+    return np.concatenate(shards, axis=0)

@@ -1,0 +1,120 @@
+"""Building blocks of the network: dense layers (with optional adapters), norms, rotary embedding.
+
+Norms, rotary angles and softmax run in float32 whatever the activation dtype is. Every parameter
+names its logical axes; `sharding.py` maps them to a mesh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Array = jax.Array
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How to run, never what to compute: activation dtype and what the backward pass keeps."""
+
+    dtype: str = "float32"
+    remat: str = "none"  # "none" keeps all, "dots" keeps matrix products, "full" recomputes blocks
+
+    def wrap(self, block: Callable[..., Any]) -> Callable[..., Any]:
+        """Apply the rematerialisation policy to a scanned block."""
+        if self.remat == "none":
+            return block
+        if self.remat == "full":
+            return jax.checkpoint(block, prevent_cse=False)
+        if self.remat == "dots":
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            return jax.checkpoint(block, prevent_cse=False, policy=policy)
+        raise ValueError(f"remat {self.remat!r} is unknown; choose none, dots or full")
+
+
+class LoRAParam(nnx.Param):
+    """A low-rank adapter factor: its own type, so that a filter can select it."""
+
+
+class Dense(nnx.Module):
+    """y = x W (+ b) (+ scale * (x A) B when adapted); the kernel is (in, out)."""
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        size: tuple[int, int],
+        axes: tuple[str | None, str | None],
+        bias: bool,
+        gain: float = 1.0,
+    ) -> None:
+        deviation = gain / size[0] ** 0.5
+        kernel = jax.random.normal(rngs.params(), size, jnp.float32) * deviation
+        self.kernel = nnx.Param(kernel, axes=axes)
+        self.bias = nnx.Param(jnp.zeros(size[1]), axes=axes[1:]) if bias else None
+        self.lora_a: LoRAParam | None = None
+        self.lora_b: LoRAParam | None = None
+        self.lora_scale = 0.0
+
+    def __call__(self, x: Array) -> Array:
+        y = x @ self.kernel[...].astype(x.dtype)
+        if self.lora_a is not None and self.lora_b is not None:
+            low = x @ self.lora_a[...].astype(x.dtype)
+            y = y + (low @ self.lora_b[...].astype(x.dtype)) * self.lora_scale
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation in float32."""
+
+    def __init__(self, width: int, axis: str | None, eps: float) -> None:
+        self.scale = nnx.Param(jnp.ones(width), axes=(axis,))
+        self.bias = nnx.Param(jnp.zeros(width), axes=(axis,))
+        self.eps = eps
+
+    def __call__(self, x: Array) -> Array:
+        wide = x.astype(jnp.float32)  # variance of bf16 values loses too much
+        mean = wide.mean(-1, keepdims=True)
+        centred = wide - mean
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + self.eps)
+        return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square normalisation in float32 (Qwen3: the cast comes before the scale)."""
+
+    def __init__(self, width: int, axis: str | None, eps: float) -> None:
+        self.scale = nnx.Param(jnp.ones(width), axes=(axis,))
+        self.eps = eps
+
+    def __call__(self, x: Array) -> Array:
+        wide = x.astype(jnp.float32)
+        y = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps)
+        return self.scale[...].astype(x.dtype) * y.astype(x.dtype)
+
+
+def rotate(x: Array, angles: Array) -> Array:
+    """Rotary embedding of x (..., T, heads, H) by angles (..., T, H / 2), in float32."""
+    cos, sin = jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
+def inverse_frequencies(theta: float, size: int) -> Array:
+    """theta^(-2 i / size) for i < size / 2, float32 (RoFormer, equation 15)."""
+    return 1.0 / theta ** (jnp.arange(0, size, 2, dtype=jnp.float32) / size)
+
+
+def stack(build: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs, depth: int) -> Any:
+    """`depth` copies of a block with a leading layer axis on every parameter."""
+    keys = jax.random.split(rngs.params(), depth)
+    stacked = jax.vmap(lambda key: build(nnx.Rngs(params=key)))(keys)
+    for _, variable in nnx.iter_graph(stacked):
+        if isinstance(variable, nnx.Variable):
+            variable.set_metadata(axes=("layers", *variable.get_metadata("axes")))
+    return stacked

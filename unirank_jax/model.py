@@ -1,0 +1,81 @@
+"""Qwen3-VL with a label-token head: a batch in, one float32 logit per candidate out.
+
+`score` is the whole forward pass: tower once, query prefixes once, candidates against the keys and
+values of their prefix, then z_yes - z_no in float32 at the last token of each candidate.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from unirank_jax.batch import Batch, Images
+from unirank_jax.config import ModelConfig
+from unirank_jax.layers import Compute
+from unirank_jax.text import Embedding, Text
+from unirank_jax.vision import Features, Vision
+
+Array = jax.Array
+
+
+class Model(nnx.Module):
+    """The network. `head` exists only when the embedding is not tied."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.vision = Vision(config.vision, rngs)
+        self.text = Text(config, rngs)
+        self.head = None if config.text.tied else Embedding(config.text, rngs)
+
+    @staticmethod
+    def abstract(config: ModelConfig) -> Model:
+        """The model with shapes instead of arrays."""
+        return nnx.eval_shape(lambda: Model(config, nnx.Rngs(0)))
+
+    @property
+    def head_table(self) -> Array:
+        """(V, D): the rows that map a final hidden state to vocabulary logits."""
+        return (self.text.embed if self.head is None else self.head).table[...]
+
+
+def encode_images(model: Model, images: Images, compute: Compute) -> Features | None:
+    """Features of one shard's images (I, P, ...); None for a text-only bucket."""
+    return model.vision(images, compute) if images.patches.shape[0] else None
+
+
+def label_states(model: Model, shard: Batch, compute: Compute) -> Array:
+    """Final-norm hidden state at the last token of every row of one shard: (B, D)."""
+    features = encode_images(model, shard.images, compute)
+    cache = None
+    if shard.prefix.tokens.shape[-1]:
+        _, cache = model.text(shard.prefix, features, compute, collect=True)
+    hidden, _ = model.text(
+        shard.rows, features, compute, prefix=cache, prefix_index=shard.prefix_index
+    )
+    last = jnp.maximum(shard.rows.lengths - 1, 0)
+    return model.text.norm(jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0])
+
+
+def label_logits(model: Model, states: Array, label_ids: tuple[int, int]) -> Array:
+    """z_yes - z_no for states (..., D): float32 (...). Gradients reach both rows of the head."""
+    yes, no = (model.head_table[i].astype(jnp.float32) for i in label_ids)
+    return jnp.einsum("...d,d->...", states.astype(jnp.float32), yes - no)
+
+
+def vocabulary_logits(model: Model, states: Array) -> Array:
+    """Logits over the whole vocabulary for states (..., D): float32 (..., V)."""
+    table = model.head_table.astype(states.dtype)
+    return jnp.einsum("...d,vd->...v", states, table, preferred_element_type=jnp.float32)
+
+
+def states(model: Model, batch: Batch, compute: Compute) -> Array:
+    """Label states of a whole batch: (S, B, D), shards side by side."""
+    return jax.vmap(partial(label_states, model, compute=compute))(batch)
+
+
+def score(model: Model, batch: Batch, label_ids: tuple[int, int], compute: Compute) -> Array:
+    """Logits z_yes - z_no of every row: (S, B) float32; padding rows hold meaningless values."""
+    return label_logits(model, states(model, batch, compute), label_ids)
