@@ -123,6 +123,7 @@ class Vision(nnx.Module):
             if s < len(config.deepstack_layers):
                 deepstack.append(getattr(self, f"deepstack_{s}")(x))
         merged = self.merger(x)
-        width = merged.shape[-1]
-        slabs = jnp.stack(deepstack) if deepstack else jnp.zeros((0, *merged.shape), dtype)
-        return Features(merged.reshape(-1, width), slabs.reshape(len(deepstack), -1, width))
+        merged = merged.reshape(-1, merged.shape[-1])
+        slabs = [slab.reshape(merged.shape) for slab in deepstack]
+        empty = jnp.zeros((0, *merged.shape), dtype)
+        return Features(merged, jnp.stack(slabs) if slabs else empty)
