@@ -1,0 +1,27 @@
+"""Test set-up: CPU only, no network, 8 virtual devices.
+
+The device count is set through jax.config, not the environment, so commands that a test starts
+see one device, as a user's do. Tests that need a mesh ask for the `eight_devices` fixture; arrays
+of all other tests stay on the first device.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="session")
+def eight_devices() -> list[jax.Device]:
+    """The 8 virtual CPU devices."""
+    devices = jax.devices()
+    assert len(devices) == 8, devices
+    return devices

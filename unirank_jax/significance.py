@@ -1,0 +1,128 @@
+"""How far a mean over queries can be trusted: bootstrap intervals, paired differences, sign test.
+
+`Resampled` draws the resamples once for many columns (systems, metrics), so their differences are
+paired. Numpy only: no JAX here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+_CHUNK = 256  # resamples whose query counts are in memory at a time
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over `queries` queries and its percentile bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+    queries: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of a - b over the same queries, its interval and two p values.
+
+    `p` is two-sided, from the bootstrap: 2 (1 + resamples on the rarer side of 0) / (1 + all).
+    `p_sign` is `sign_test` over the queries.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    p_sign: float
+    queries: int
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """Columns of per-query values and their means over bootstrap resamples of the queries.
+
+    Attributes:
+        values: (Q, M) one column per system or metric.
+        points: (M,) means over the queries (micro), or means of the strata's means (macro).
+        means: (resamples, M) the same over each resample; all columns share the drawn queries.
+    """
+
+    values: Floats
+    points: Floats
+    means: Floats
+
+    @staticmethod
+    def draw(
+        values: Floats, strata: Sequence[str] | None, *, resamples: int, seed: int
+    ) -> Resampled:
+        """Resample the queries: all together (`strata` None) or within each stratum (macro)."""
+        if values.ndim != 2 or len(values) == 0:
+            raise ValueError(f"values have shape {values.shape}; give (queries >= 1, columns)")
+        if np.isnan(values).any():
+            raise ValueError("values hold NaN; leave these queries out before averaging")
+        labels = np.zeros(len(values), np.int64) if strata is None else np.asarray(strata)
+        names = np.unique(labels)
+        rng = np.random.default_rng(seed)
+        points = np.zeros(values.shape[1])
+        means = np.zeros((resamples, values.shape[1]))
+        for name in names:
+            part = values[labels == name]  # (q, M)
+            points += part.mean(axis=0) / len(names)
+            for start in range(0, resamples, _CHUNK):
+                stop = min(start + _CHUNK, resamples)
+                means[start:stop] += _counts(rng, len(part), stop - start) @ part / len(part)
+        # Every stratum weighs the same.
+        return Resampled(values, points, means / len(names))
+
+    def interval(self, column: int, level: float) -> Interval:
+        """Percentile interval of one column's mean, e.g. level 0.95."""
+        low, high = _quantiles(self.means[:, column], level)
+        return Interval(float(self.points[column]), low, high, len(self.values))
+
+    def difference(self, a: int, b: int, level: float) -> Difference:
+        """Column a minus column b on the same queries."""
+        means = self.means[:, a] - self.means[:, b]
+        low, high = _quantiles(means, level)
+        rarer = min(int((means <= 0).sum()), int((means >= 0).sum()))
+        return Difference(
+            mean=float(self.points[a] - self.points[b]),
+            low=low,
+            high=high,
+            p=min(1.0, 2 * (rarer + 1) / (len(means) + 1)),
+            p_sign=sign_test(self.values[:, a], self.values[:, b]),
+            queries=len(self.values),
+        )
+
+
+def sign_test(a: Floats, b: Floats) -> float:
+    """Exact two-sided test that neither system wins more often; on Hit@1 it is McNemar's test.
+
+    Queries with equal values say nothing. Under ties Hit@1 is an expected value between 0 and 1,
+    and the query counts for the system that has more of it.
+    """
+    wins, losses = int((a > b).sum()), int((a < b).sum())
+    n = wins + losses
+    ways, tail = 1, 0  # ways = C(n, i)
+    for i in range(min(wins, losses) + 1):
+        tail += ways
+        ways = ways * (n - i) // (i + 1)
+    # Exact integers up to the last division: 2^n does not fit a float for thousands of queries.
+    return min(1.0, (2 * tail * 10**18 >> n) / 10**18)
+
+
+def _counts(rng: np.random.Generator, queries: int, resamples: int) -> Floats:
+    """How often each query is drawn in each resample: (resamples, queries)."""
+    drawn = rng.integers(queries, size=(resamples, queries))
+    flat = (drawn + queries * np.arange(resamples)[:, None]).ravel()
+    counts = np.bincount(flat, minlength=resamples * queries)
+    return counts.reshape(resamples, queries).astype(np.float64)
+
+
+def _quantiles(means: Floats, level: float) -> tuple[float, float]:
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
