@@ -164,6 +164,7 @@ class ModelConfig:
                 "out_hidden_size": vision.out_width,
                 "num_position_embeddings": vision.table_size,
                 "deepstack_visual_indexes": list(vision.deepstack_layers),
+                "rope_parameters": {"rope_type": "axial", "rope_theta": vision.rope_theta},
             },
         }
 
@@ -236,6 +237,10 @@ def _problems(config: ModelConfig) -> list[str]:
     layers = vision.deepstack_layers
     checks = (
         (sum(text.rope_sections) == text.head_dim // 2, "rope_sections must sum to head_dim / 2"),
+        (
+            all(a + 3 * (text.rope_sections[a] - 1) < text.head_dim // 2 for a in (1, 2)),
+            "rope_sections do not interleave within head_dim / 2 (height and width would be cut)",
+        ),
         (text.heads % text.kv_heads == 0, "text heads must be a multiple of kv_heads"),
         (vision.width % vision.heads == 0, "vision width must be a multiple of its heads"),
         (vision.head_dim % 4 == 0, "vision head_dim must be a multiple of 4"),
@@ -291,11 +296,11 @@ def _tiny() -> ModelConfig:
     return ModelConfig(
         text=TextConfig(
             vocabulary=2048,
-            width=160,
+            width=128,
             depth=4,
-            mlp_width=448,
-            heads=5,
-            kv_heads=5,
+            mlp_width=384,
+            heads=4,
+            kv_heads=4,
             head_dim=32,
             rope_theta=10000.0,
             rope_sections=(6, 5, 5),
@@ -305,14 +310,14 @@ def _tiny() -> ModelConfig:
         ),
         vision=VisionConfig(
             depth=4,
-            width=160,
-            mlp_width=480,
-            heads=5,
+            width=128,
+            mlp_width=384,
+            heads=4,
             patch_size=12,
             merge_size=2,
             temporal_patch_size=2,
             table_size=64,
-            out_width=160,
+            out_width=128,
             deepstack_layers=(1, 2),
         ),
         # The ids of the tiny tokenizer: its special tokens follow the base vocabulary.

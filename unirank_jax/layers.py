@@ -55,8 +55,8 @@ class Dense(nnx.Module):
         kernel = jax.random.normal(rngs.params(), size, jnp.float32) * deviation
         self.kernel = nnx.Param(kernel, axes=axes)
         self.bias = nnx.Param(jnp.zeros(size[1]), axes=axes[1:]) if bias else None
-        self.lora_a: LoRAParam | None = None
-        self.lora_b: LoRAParam | None = None
+        self.lora_a: LoRAParam | None = nnx.data(None)
+        self.lora_b: LoRAParam | None = nnx.data(None)
         self.lora_scale = 0.0
 
     def __call__(self, x: Array) -> Array:

@@ -1,0 +1,120 @@
+"""Mesh, logical-axis rules and shardings: which dimension of which array lives where.
+
+Every parameter names its logical axes; one table maps a name to a mesh axis. A name that the table
+does not know, a dimension that does not divide, or a mesh axis used twice is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+MESH_AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")  # the leading shard axis S of a batch
+
+RULES: Mapping[str, str | None] = {
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "vocab": "tensor",
+    "vision_embed": "fsdp",
+    "vision_heads": "tensor",
+    "vision_mlp": "tensor",
+    "vision_joined": "fsdp",
+    "lora": None,
+    "layers": None,
+}
+
+
+class ShardingError(ValueError):
+    """A rule that cannot be honoured; the message lists every parameter concerned."""
+
+
+def mesh(
+    data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A (data, fsdp, tensor) mesh; exactly one size may be -1 and is then derived.
+
+    Raises:
+        ShardingError: the sizes do not multiply to the number of devices.
+    """
+    available = list(jax.devices() if devices is None else devices)
+    sizes = [data, fsdp, tensor]
+    if sizes.count(-1) == 1:
+        known = int(np.prod([size for size in sizes if size != -1]))
+        sizes[sizes.index(-1)] = len(available) // known
+    if -1 in sizes or int(np.prod(sizes)) != len(available):
+        raise ShardingError(
+            f"mesh (data={data}, fsdp={fsdp}, tensor={tensor}) needs {abs(int(np.prod(sizes)))} "
+            f"devices, {len(available)} are here; set one of the sizes to -1"
+        )
+    return jax.make_mesh(
+        tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=available
+    )
+
+
+def shard_count(mesh: Mesh) -> int:
+    """S: how many shards a batch has on this mesh."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def specification(
+    path: str, shape: Sequence[int], axes: Sequence[str | None], mesh: Mesh
+) -> tuple[PartitionSpec, list[str]]:
+    """Where one parameter lives, and what is wrong with that (empty when nothing is)."""
+    problems: list[str] = []
+    if len(axes) != len(shape):
+        return PartitionSpec(), [f"{path}: axes {tuple(axes)} for shape {tuple(shape)}"]
+    places: list[str | None] = []
+    for size, name in zip(shape, axes, strict=True):
+        if name is not None and name not in RULES:
+            problems.append(f"{path}: unknown logical axis {name!r}")
+            continue
+        place = None if name is None else RULES[name]
+        if place is not None and mesh.shape[place] > 1:
+            if place in places:
+                problems.append(f"{path}: mesh axis {place!r} is used twice")
+            if size % mesh.shape[place]:
+                problems.append(
+                    f"{path}: {name} = {size} does not divide by {place} = {mesh.shape[place]}"
+                )
+        places.append(place)
+    return PartitionSpec(*places), problems
+
+
+def shardings(state: nnx.State, mesh: Mesh) -> Any:
+    """A NamedSharding for every parameter of an (abstract) state.
+
+    Raises:
+        ShardingError: lists every rule that cannot be honoured, with the remedy.
+    """
+    found, problems = {}, []
+    flat = nnx.to_flat_state(state)
+    for path, variable in flat:
+        name = ".".join(str(part) for part in path)
+        axes = variable.get_metadata("axes")
+        spec, wrong = specification(name, variable.shape, axes, mesh)
+        found[path] = variable.replace(NamedSharding(mesh, spec))
+        problems += wrong
+    if problems:
+        raise ShardingError(
+            "parameters that the mesh cannot hold (choose other mesh sizes): "
+            + "; ".join(problems)
+        )
+    return nnx.from_flat_state(found)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Batches are split along their leading shard axis over (data, fsdp)."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same value on every device."""
+    return NamedSharding(mesh, PartitionSpec())
