@@ -1,0 +1,369 @@
+"""Real captioned figures: images, captions and neighbouring passages of Debian's HTML manuals.
+
+Only packages under BSD or Expat licences are read, so that what is built may be passed on.
+Figures of gallery examples that load third-party pictures are left out.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from unirank_jax.content import ImagePart, TextPart
+from unirank_jax.datasets.molecules import SourceError
+from unirank_jax.datasets.records import Item, dup_id_of
+
+FIGURE_PIXELS = 96
+MIN_SIDE, MIN_AREA = 60, 8000
+MIN_CAPTION, MIN_PASSAGE, MAX_TEXT = 12, 60, 600
+LICENCE = "BSD-3-Clause or Expat (see LICENSES)"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A Debian documentation package: archive, its sha256, and how its examples name data."""
+
+    name: str
+    archive: str
+    sha256: str
+    gallery_only: bool = False
+
+
+PACKAGES = (
+    Package(
+        "python-sklearn-doc",
+        "python-sklearn-doc_1.2.1+dfsg-1_all.deb",
+        "4e244556326064e87e7563e3e544c2288d44b5719db2d7b3a85c9a84ae93488d",
+    ),
+    Package(
+        "python-skimage-doc",
+        "python-skimage-doc_0.19.3-8_all.deb",
+        "2c87d8f7d4504b29fe80283a24a153fb4175b0e4964bd90a2a0152b36bb6b468",
+        gallery_only=True,
+    ),
+    Package(
+        "python-sasmodels-doc",
+        "python-sasmodels-doc_1.0.6-2_all.deb",
+        "f9778eb120b443aa61c5a27d0548c2b05b8828bbb4815cd5a65d990c480ce744",
+    ),
+    Package(
+        "python-lmfit-doc",
+        "python-lmfit-doc_1.1.0-1_all.deb",
+        "c7ed21ecd1b3aedf5592bdf06b548e89a20c3432bde6539c1326917a874df6ff",
+    ),
+)
+
+# Examples that show other people's pictures: faces, photographs, handwriting of named sets.
+_THIRD_PARTY = re.compile(
+    r"olivetti|lfw|load_sample_image|\bface\(|fetch_openml|imread|\bcoins|species_distributions|"
+    r"china\.jpg|skimage\.data|sample_images"
+)
+# In skimage's gallery every data.NAME() is a picture; these are computed, not photographed.
+_PICTURE = re.compile(r"\bdata\.(\w+)\(|from skimage\.data import ([\w, ]+)")
+_COMPUTED = {"binary_blobs", "shepp_logan_phantom", "checkerboard", "colorwheel"}
+_DECORATION = re.compile(r"_thumb|_static|/math/|logo|sponsor|icon|badge|inheritance|graphviz")
+_NUMBER = re.compile(r"^((Fig(ure)?|Table)\.?\s*\d[\d.]*\s*[:.]?\s*)+", re.IGNORECASE)
+_BOILERPLATE = re.compile(
+    r"^(Total running time|Click here|Download|Gallery generated|Note$|Out:|Home$|Navigation$)"
+)
+_SKIPPED_PAGES = {"index.html", "about.html", "search.html", "genindex.html"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with its texts. `page` is package/path: the document, and what splits go by."""
+
+    page: str
+    source: str
+    image: bytes
+    caption: str
+    passage: str | None
+    section: str
+
+    @property
+    def unit_id(self) -> str:
+        return "f" + hashlib.sha256(self.image).hexdigest()[:10]
+
+
+@dataclass
+class _Block:
+    kind: str  # "heading", "paragraph" or "image"
+    text: str = ""
+    source: str = ""
+    alternative: str = ""
+
+
+@dataclass
+class _Found:
+    page: str
+    package: Package
+    path: Path
+    title: str
+    section: str
+    caption: str
+    passage: str | None = field(default=None)
+
+
+def read_figures(raw: Path) -> list[Figure]:
+    """All usable figures of all packages, each image once, in a fixed order.
+
+    `raw` is a folder for archives and unpacked files. Raises SourceError where an archive is
+    missing and cannot be fetched, or is not the one that the data is defined by.
+    """
+    figures: list[Figure] = []
+    for package in PACKAGES:
+        root = unpack(package, raw)
+        figures += _package_figures(package, root)
+    unique: dict[str, Figure] = {}
+    for figure in figures:
+        unique.setdefault(figure.unit_id, figure)
+    return sorted(unique.values(), key=lambda figure: figure.unit_id)
+
+
+def unpack(package: Package, raw: Path) -> Path:
+    """Fetch (if absent), verify and unpack a package; returns the folder of its files."""
+    archive = raw / package.archive
+    folder = raw / "unpacked" / package.name
+    if not archive.is_file():
+        _fetch(package, raw)
+    actual = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if actual != package.sha256:
+        raise SourceError(
+            f"{archive}: sha256 is {actual}, expected {package.sha256}; remove the file and build "
+            "again, or use Debian 12, whose archive serves this version"
+        )
+    if not folder.is_dir():
+        if shutil.which("dpkg-deb") is None:
+            raise SourceError("dpkg-deb is missing; the figures need the tools of Debian 12")
+        temporary = folder.with_name(f".{package.name}.unpacking")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        subprocess.run(["dpkg-deb", "-x", str(archive), str(temporary)], check=True)
+        temporary.rename(folder)
+    return folder
+
+
+def licence_text(package: Package, raw: Path) -> str:
+    """The copyright file of a package, to be passed on with what is built from it."""
+    path = unpack(package, raw) / "usr/share/doc" / package.name / "copyright"
+    return path.read_text(encoding="utf-8")
+
+
+def figure_items(figure: Figure) -> list[Item]:
+    """Figure, caption and, where there is one, passage."""
+
+    def item(kind: str, suffix: str, content: str | bytes) -> Item:
+        return Item(
+            did=f"{figure.unit_id}.{suffix}",
+            parts=(TextPart(content) if isinstance(content, str) else ImagePart(content),),
+            modality="text" if isinstance(content, str) else "image",
+            unit_id=figure.unit_id,
+            family=figure.page,
+            kind=kind,
+            split_id=figure.page,
+            dup_id=dup_id_of(content),
+            source=figure.source,
+            licence=LICENCE,
+        )
+
+    items = [item("figure", "f", figure.image), item("caption", "c", figure.caption)]
+    if figure.passage is not None:
+        items.append(item("passage", "p", figure.passage))
+    return items
+
+
+def square_figure(image: Image.Image) -> bytes:
+    """The figure on a white square of FIGURE_PIXELS, as WebP or PNG, whichever is smaller."""
+    image = image.convert("RGBA")
+    side = max(image.size)
+    square = Image.new("RGBA", (side, side), "white")
+    square.alpha_composite(image, ((side - image.width) // 2, (side - image.height) // 2))
+    small = square.convert("RGB").resize((FIGURE_PIXELS, FIGURE_PIXELS), Image.Resampling.LANCZOS)
+    encoded: list[bytes] = []
+    for options in ({"format": "WEBP", "quality": 70, "method": 6}, {"format": "PNG"}):
+        buffer = io.BytesIO()
+        small.save(buffer, **options)
+        encoded.append(buffer.getvalue())
+    return min(encoded, key=len)
+
+
+def _fetch(package: Package, raw: Path) -> None:
+    if shutil.which("apt-get") is None:
+        raise SourceError(
+            f"{raw / package.archive} is missing and there is no apt-get; the figures need "
+            f"Debian 12 or its tools, or the file {package.archive} of its archive"
+        )
+    raw.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        ["apt-get", "download", package.name], cwd=raw, capture_output=True, text=True
+    )
+    if done.returncode != 0 or not (raw / package.archive).is_file():
+        raise SourceError(
+            f"apt-get download {package.name} did not give {package.archive}; run apt-get update "
+            f"on Debian 12. It said: {done.stderr.strip()[-300:]}"
+        )
+
+
+def _package_figures(package: Package, root: Path) -> list[Figure]:
+    pages = sorted(
+        path
+        for path in root.rglob("*.html*")
+        if path.is_file() and "/generated/" not in str(path) and path.name not in _SKIPPED_PAGES
+    )
+    found: list[_Found] = []
+    excluded: set[str] = set()
+    for path in pages:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        text = data.decode("utf-8", "replace")
+        if _shows_pictures(package, re.sub(r"<[^>]+>", "", text)):
+            excluded.add(path.name.split(".")[0])
+        elif "<img" in text:
+            found += _page_figures(package, root, path, text)
+    captions = Counter(one.caption for one in found)
+    figures: list[Figure] = []
+    for one in found:
+        example = re.match(r"sphx_glr_(.+?)_\d{3}", one.path.name)
+        if example is None and package.gallery_only:
+            continue
+        if example is not None and example[1] in excluded:
+            continue
+        caption = one.caption
+        if captions[caption] > 1:
+            caption = f"{one.title}: {caption}" if one.title not in caption else caption
+        try:
+            with Image.open(one.path) as image:
+                if min(image.size) < MIN_SIDE or image.width * image.height < MIN_AREA:
+                    continue
+                encoded = square_figure(image)
+        except OSError:
+            continue
+        figures.append(Figure(one.page, package.name, encoded, caption, one.passage, one.section))
+    return figures
+
+
+def _shows_pictures(package: Package, text: str) -> bool:
+    if package.name != "python-skimage-doc":
+        return _THIRD_PARTY.search(text) is not None
+    names = {
+        name.strip()
+        for match in _PICTURE.finditer(text)
+        for name in (match[1] or match[2] or "").split(",")
+    }
+    return bool(names - _COMPUTED) or "imread" in text or "data_dir" in text
+
+
+def _page_figures(package: Package, root: Path, path: Path, text: str) -> Iterator[_Found]:
+    blocks = _Blocks.of(text)
+    title = next((block.text for block in blocks if block.alternative == "h1"), path.stem)
+    section = title
+    for number, block in enumerate(blocks):
+        if block.kind == "heading":
+            section = block.text
+        if block.kind != "image" or _DECORATION.search(block.source):
+            continue
+        picture = (path.parent / PurePosixPath(block.source)).resolve()
+        if not picture.is_file() or picture.suffix not in (".png", ".jpg", ".jpeg", ".gif"):
+            continue
+        caption = _NUMBER.sub("", block.text or block.alternative).strip(" :.")
+        if not block.text and re.match(r"plot |example |\.\./|[\w./-]+$", block.alternative):
+            caption = title if section == title else f"{title}: {section}"
+        if len(caption) < MIN_CAPTION:
+            continue
+        yield _Found(
+            page=f"{package.name}/{path.relative_to(root / 'usr/share/doc')}",
+            package=package,
+            path=picture,
+            title=title,
+            section=section,
+            caption=caption[:MAX_TEXT],
+            passage=_passage(blocks, number, caption),
+        )
+
+
+def _passage(blocks: list[_Block], number: int, caption: str) -> str | None:
+    """The paragraph before the figure, else after it, within the same section."""
+    for step in (-1, 1):
+        position = number + step
+        while 0 <= position < len(blocks) and blocks[position].kind != "heading":
+            text = blocks[position].text
+            if blocks[position].kind == "paragraph" and len(text) >= MIN_PASSAGE:
+                if text[:MAX_TEXT] != caption[:MAX_TEXT]:
+                    return text[:MAX_TEXT]
+            position += step
+    return None
+
+
+class _Blocks(HTMLParser):
+    """Headings, paragraphs and images of a page in reading order, captions joined to images."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.blocks: list[_Block] = []
+        self._open: list[str] | None = None
+        self._kind = ""
+        self._figure: list[_Block] = []
+        self._skip = 0
+
+    @classmethod
+    def of(cls, text: str) -> list[_Block]:
+        parser = cls()
+        parser.feed(text)
+        parser.close()
+        return parser.blocks
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        if tag in ("pre", "script", "style", "nav", "footer"):
+            self._skip += 1
+        elif self._skip:
+            return
+        elif tag == "img":
+            alternative = values.get("alt", "")
+            block = _Block("image", "", values.get("src", ""), _clean(alternative))
+            self.blocks.append(block)
+            self._figure.append(block)
+        elif tag == "figure":
+            self._figure = []
+        elif tag == "figcaption":
+            self._open, self._kind = [], "caption"
+        elif re.fullmatch(r"h[1-6]", tag):
+            self._open, self._kind = [], "heading"
+        elif tag == "p" and self._kind != "caption":
+            self._open, self._kind = [], "paragraph"
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("pre", "script", "style", "nav", "footer"):
+            self._skip = max(0, self._skip - 1)
+            return
+        closes = {"caption": "figcaption", "paragraph": "p", "heading": tag}.get(self._kind)
+        if self._open is None or tag != closes:
+            return
+        if self._kind == "heading" and not re.fullmatch(r"h[1-6]", tag):
+            return
+        text = _clean("".join(self._open))
+        if self._kind == "caption":
+            for block in self._figure[-1:]:
+                block.text = text
+        elif text and not _BOILERPLATE.match(text):
+            level = tag if self._kind == "heading" else ""
+            self.blocks.append(_Block(self._kind, text, alternative=level))
+        self._open, self._kind = None, ""
+
+    def handle_data(self, data: str) -> None:
+        if self._open is not None and not self._skip:
+            self._open.append(data)
+
+
+def _clean(text: str) -> str:
+    return re.sub(r"\s+", " ", text.replace("¶", " ")).strip()
