@@ -1,0 +1,158 @@
+"""What a reranker has to beat: random order, BM25, TF-IDF, and a dual encoder's cosine.
+
+Every scorer maps examples to one float32 array per example, one score per candidate, higher is
+better. Text baselines see texts only: a candidate without text scores 0, as one without a match.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import bm25s
+import numpy as np
+from numpy.typing import NDArray
+
+from unirank_jax.content import Part, TextPart
+from unirank_jax.datasets.dataset import Dataset
+from unirank_jax.datasets.records import Example
+
+Scores = list[NDArray[np.float32]]
+Scorer = Callable[[Sequence[Example]], Scores]
+Embed = Callable[[Sequence[tuple[Part, ...]]], NDArray[np.floating]]
+
+_WORD = re.compile(r"\w+")
+
+
+def random_order(examples: Sequence[Example]) -> Scores:
+    """All candidates tie: the metrics are then the exact expectation of a random order."""
+    return [np.zeros(len(example.candidates), np.float32) for example in examples]
+
+
+def text_of(parts: Iterable[Part]) -> str:
+    """The texts of a content joined by newlines; "" when it has images only."""
+    return "\n".join(part.text for part in parts if isinstance(part, TextPart))
+
+
+def text_pool(dataset: Dataset, split: str, examples: Sequence[Example]) -> list[str]:
+    """The distinct texts among the items of a split and the candidates of its lists.
+
+    Document frequencies come from here: what a search engine over the split's pool would know.
+    """
+    found = {text_of(item.parts): None for item in dataset.items_of(split)}
+    for example in examples:
+        found.update((text_of(item.parts), None) for item in example.candidates)
+    return [text for text in found if text]
+
+
+class BM25:
+    """BM25 (Lucene's variant, k1 = 1.5, b = 0.75) of the query's text over the pool."""
+
+    def __init__(self, pool: Sequence[str]) -> None:
+        self._row = {text: row for row, text in enumerate(pool)}
+        self._index = bm25s.BM25(k1=1.5, b=0.75, method="lucene") if pool else None
+        if self._index is not None:
+            self._index.index(_words(pool), show_progress=False)
+
+    def __call__(self, examples: Sequence[Example]) -> Scores:
+        return [self._score(example) for example in examples]
+
+    def _score(self, example: Example) -> NDArray[np.float32]:
+        scores = np.zeros(len(example.candidates), np.float32)
+        words = _words([text_of(example.query.parts)])[0]
+        if self._index is None or not words:
+            return scores
+        over_pool = self._index.get_scores(words)  # (pool,)
+        for place, item in enumerate(example.candidates):
+            text = text_of(item.parts)
+            if text:
+                scores[place] = over_pool[self._row[text]]
+        return scores
+
+
+def _words(texts: Sequence[str]) -> list[list[str]]:
+    """Lower-case words; single characters stay, the digits of a chemical name tell isomers apart."""
+    return [_WORD.findall(text.lower()) for text in texts]
+
+
+class TfIdf:
+    """Cosine of TF-IDF vectors over words and character 4-grams together.
+
+    Weight (1 + log tf) * (log((1 + documents) / (1 + df)) + 1), over the pool. Stronger than BM25
+    where words are built from parts, as chemical names are.
+    """
+
+    def __init__(self, pool: Sequence[str]) -> None:
+        frequency = Counter(term for text in pool for term in set(_terms(text)))
+        self._idf = {
+            term: math.log((1 + len(pool)) / (1 + df)) + 1 for term, df in frequency.items()
+        }
+
+    def __call__(self, examples: Sequence[Example]) -> Scores:
+        return [self._score(example) for example in examples]
+
+    def _score(self, example: Example) -> NDArray[np.float32]:
+        query = self._vector(text_of(example.query.parts))
+        cosines = []
+        for item in example.candidates:
+            candidate = self._vector(text_of(item.parts))
+            cosines.append(sum(weight * candidate.get(term, 0.0) for term, weight in query.items()))
+        return np.asarray(cosines, np.float32)
+
+    def _vector(self, text: str) -> dict[str, float]:
+        """Unit vector; terms that the pool does not know cannot match and are left out."""
+        counts = Counter(term for term in _terms(text) if term in self._idf)
+        vector = {term: (1 + math.log(n)) * self._idf[term] for term, n in counts.items()}
+        norm = math.sqrt(sum(weight * weight for weight in vector.values()))
+        return {term: weight / norm for term, weight in vector.items()}
+
+
+def _terms(text: str) -> list[str]:
+    """Words, marked to differ from 4-grams, and the 4-grams of the text with a space at its ends."""
+    words = _WORD.findall(text.lower())
+    line = f" {' '.join(text.lower().split())} "
+    return [f"w {word}" for word in words] + [line[i : i + 4] for i in range(len(line) - 3)]
+
+
+class DualEncoder:
+    """Cosine between the embedding of the query and that of each candidate.
+
+    Args:
+        embed: contents -> (n, D) vectors of any length > 0, not necessarily normalised. It is
+            called once per call of the scorer, with every distinct content.
+    """
+
+    def __init__(self, embed: Embed) -> None:
+        self._embed = embed
+
+    def __call__(self, examples: Sequence[Example]) -> Scores:
+        contents: dict[str, tuple[Part, ...]] = {}
+        for example in examples:
+            contents[f"q {example.query.qid}"] = example.query.parts
+            contents.update((f"d {item.did}", item.parts) for item in example.candidates)
+        vectors = np.asarray(self._embed(list(contents.values())), np.float32)  # (n, D)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if vectors.shape[:1] != (len(contents),) or not (norms > 0).all():
+            raise ValueError(
+                f"the embedding gave shape {vectors.shape} for {len(contents)} contents, with "
+                f"{int((~(norms > 0)).sum())} vectors of length 0 or NaN; repair the encoder"
+            )
+        row = dict(zip(contents, vectors / norms, strict=True))
+        return [
+            np.asarray(
+                [
+                    row[f"d {item.did}"] @ row[f"q {example.query.qid}"]
+                    for item in example.candidates
+                ],
+                np.float32,
+            )
+            for example in examples
+        ]
+
+
+def text_baselines(dataset: Dataset, split: str, examples: Sequence[Example]) -> dict[str, Scorer]:
+    """The baselines that need no model, in the order in which tables show them."""
+    pool = text_pool(dataset, split, examples)
+    return {"random": random_order, "BM25": BM25(pool), "TF-IDF": TfIdf(pool)}

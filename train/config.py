@@ -1,0 +1,390 @@
+"""Typed run configurations: frozen dataclasses, loaded from a Python file, overridden by `--set`.
+
+`load("configs/sci.py:2b", ["optimizer.lr=1e-5"])` runs `get_config("2b")` of that file and applies
+the overrides through the field types. Every problem is collected and raised at once. No JAX here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import hashlib
+import json
+import runpy
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+LOSSES = ("bce", "rcr", "softmax", "ranknet", "vocab_ce")
+
+# Fields that change how a run goes, not what it computes: a resumed run may change them.
+OPERATIONAL = ("mesh", "checkpoint", "evaluation", "log", "data.workers", "data.prefetch")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message lists every problem."""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Where the network comes from and how it is computed."""
+
+    init: str  # "base" (the embedded one), "scratch", a Hugging Face folder or id, or a workdir
+    preset: str  # the shapes of init="scratch"
+    compute_dtype: Literal["float32", "bfloat16"]
+    frozen_dtype: Literal["float32", "bfloat16"]  # of the parameters that are not trained
+    remat: Literal["none", "dots", "full"]
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which lists are read and how a list becomes tokens and patches."""
+
+    source: str  # "sample:sci", or a dataset folder or JSONL file
+    train_split: str
+    list_size: int  # candidates per training list
+    max_positives: int  # relevant candidates per training list, at most
+    min_other_modality: int  # negatives whose modality differs from the positive's, where there are
+    prompt_id: str
+    instruction: str  # "" = the default instruction of the prompt
+    max_tokens: int  # of query and candidate together
+    max_query_tokens: int
+    min_visual_tokens: int
+    max_visual_tokens: int
+    workers: int  # decoding threads
+    prefetch: int  # batches kept ready
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """Size of an update."""
+
+    lists: int  # per update, over all devices
+    accumulate: int  # micro-batches per update
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW with global-norm clipping."""
+
+    lr: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    eps: float
+    clip_norm: float
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """Linear warm-up, then a cosine down to `final_fraction * lr` at the last step."""
+
+    steps: int
+    warmup_steps: int
+    final_fraction: float
+
+
+@dataclass(frozen=True)
+class MeshSettings:
+    """Devices along each axis; -1 (in one place) takes what is left."""
+
+    data: int
+    fsdp: int
+    tensor: int
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Evaluation during training."""
+
+    split: str
+    every_steps: int  # 0 = never
+    lists: int  # at most this many, evenly spaced over the split
+    list_size: int
+    metric: str  # keeps the best checkpoint
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """How often the state is saved and how many steps are kept (the best is kept besides)."""
+
+    every_steps: int
+    keep: int
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """How often a line goes to metrics.jsonl, and a profiler window (0, 0 = off)."""
+
+    every_steps: int
+    profile_steps: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class LoRASettings:
+    """Low-rank adapters; rank 0 = none. With a rank, only the adapters are trained."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that `train.sft` needs; a config file in `configs/` returns one."""
+
+    name: str
+    seed: int
+    model: ModelSettings
+    data: DataSettings
+    batch: BatchSettings
+    loss: dict[str, float] = field(metadata={"keys": LOSSES})
+    label_smoothing: float
+    optimizer: OptimizerSettings
+    schedule: ScheduleSettings
+    freeze: tuple[str, ...]  # regular expressions over parameter paths, e.g. r"vision\..*"
+    lora: LoRASettings
+    mesh: MeshSettings
+    evaluation: EvaluationSettings
+    checkpoint: CheckpointSettings
+    log: LogSettings
+
+
+Config = TypeVar("Config")
+
+
+def load(spec: str, overrides: Sequence[str] = ()) -> Any:
+    """The configuration of `path.py[:argument]` with `a.b=value` overrides applied.
+
+    Raises:
+        ConfigError: missing file, no `get_config`, or any bad override; all of them are listed.
+    """
+    path, argument = split_spec(spec)
+    if not Path(path).is_file():
+        near = sorted(str(p) for p in Path(path).parent.glob("*.py")) or ["none"]
+        raise ConfigError(f"--config: {path} is not a file; found beside it: {', '.join(near)}")
+    get_config = runpy.run_path(path).get("get_config")
+    if not callable(get_config):
+        raise ConfigError(f"--config: {path} defines no get_config(argument); add one")
+    config = get_config(argument)
+    if not dataclasses.is_dataclass(config):
+        raise ConfigError(f"--config: get_config of {path} must return a dataclass")
+    return override(config, overrides)
+
+
+def split_spec(spec: str) -> tuple[str, str | None]:
+    """`configs/sci.py:2b` -> ("configs/sci.py", "2b"); no argument gives None."""
+    path, colon, argument = spec.rpartition(":")
+    return (path, argument) if colon and path.endswith(".py") else (spec, None)
+
+
+def choose(argument: str | None, options: dict[str, Callable[[], Config]], default: str) -> Config:
+    """Helper of config files: build the named variant.
+
+    Raises:
+        ConfigError: an unknown name, with the list of names.
+    """
+    name = argument or default
+    if name not in options:
+        raise ConfigError(f"--config: size {name!r} is unknown{_hint(name, list(options))}")
+    return options[name]()
+
+
+def require_size(spec: str, accelerators: int) -> None:
+    """Refuse a run on several accelerators that did not say which size it means.
+
+    Raises:
+        ConfigError: the configuration has no size and there is more than one accelerator.
+    """
+    path, argument = split_spec(spec)
+    if argument is None and accelerators > 1:
+        raise ConfigError(
+            f"--config: {accelerators} accelerator devices are present, and {path} without a size "
+            f"is the tiny model; say {path}:2b, or {path}:tiny when the tiny one is meant"
+        )
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """A copy of `config` with `a.b=value` strings applied, each parsed by its field's type.
+
+    Raises:
+        ConfigError: unknown fields (with the nearest name and the list) and unparsable values.
+    """
+    problems: list[str] = []
+    for text in overrides:
+        name, equals, value = text.partition("=")
+        if not equals:
+            problems.append(f"--set {text}: write it as field=value")
+            continue
+        try:
+            config = _replace(config, name.strip().split("."), value.strip(), "")
+        except ConfigError as error:
+            problems.append(f"--set {text}: {error}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain values (tuples become lists), as they are stored in config.json."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(kind: type[Config], values: dict[str, Any]) -> Config:
+    """The inverse of `to_dict`.
+
+    Raises:
+        ConfigError: missing or unknown fields, by their full names.
+    """
+    problems: list[str] = []
+    config = _build(kind, values, "", problems)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+def digest(config: Any) -> str:
+    """12 hexadecimal digits that name a configuration."""
+    text = json.dumps(to_dict(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def differences(
+    old: dict[str, Any], new: dict[str, Any], ignore: Sequence[str] = OPERATIONAL
+) -> list[str]:
+    """Fields that differ between two stored configurations, as `a.b: old -> new`."""
+    before, after = _flatten(old), _flatten(new)
+    return [
+        f"{name}: {before.get(name, 'absent')!r} -> {after.get(name, 'absent')!r}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+        and not any(name == skip or name.startswith(skip + ".") for skip in ignore)
+    ]
+
+
+def parse(command: str, description: str, default: str, argv: Sequence[str] | None) -> Any:
+    """The arguments that every training command shares: config (a spec), set, workdir."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m train.{command}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"""examples:
+  python -m train.{command} --config {default}
+  python -m train.{command} --config {default} --set optimizer.lr=1e-5 schedule.steps=200
+  python -m train.{command} --config {default}:2b --workdir runs/first
+
+Running the same command again resumes the run, bit for bit on the same devices.""",
+    )
+    parser.add_argument("--config", default=default, help="path.py[:size] (default: %(default)s)")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="typed overrides, e.g. optimizer.lr=1e-5 loss.bce=0.5 mesh.fsdp=4",
+    )
+    parser.add_argument("--workdir", help="folder of the run (default: runs/COMMAND-CONFIG-SIZE)")
+    arguments = parser.parse_args(argv)
+    if arguments.workdir is None:
+        path, size = split_spec(arguments.config)
+        arguments.workdir = f"runs/{command}-{Path(path).stem}-{size or 'tiny'}"
+    return arguments
+
+
+def _hint(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    suggestion = f"; did you mean {near[0]!r}?" if near else ";"
+    return f"{suggestion} choose one of: {', '.join(names)}"
+
+
+def _replace(config: Any, path: list[str], text: str, where: str) -> Any:
+    """A copy of a dataclass or dictionary with the value at `path` parsed from `text`."""
+    name, rest = path[0], path[1:]
+    full = f"{where}{name}"
+    hints = typing.get_type_hints(type(config))
+    if name not in hints:
+        raise ConfigError(f"{full!r} is unknown{_hint(name, list(hints))}")
+    current = getattr(config, name)
+    if dataclasses.is_dataclass(current):
+        if not rest:
+            names = ", ".join(f"{full}.{f.name}" for f in dataclasses.fields(current))
+            raise ConfigError(f"{full!r} is a group; set one of its fields: {names}")
+        return _copy(config, name, _replace(current, rest, text, full + "."))
+    if isinstance(current, dict) and len(rest) == 1:
+        keys = _dict_keys(config, name)
+        if keys and rest[0] not in keys:
+            raise ConfigError(f"'{full}.{rest[0]}' is unknown{_hint(rest[0], keys)}")
+        kind = typing.get_args(hints[name])[1]
+        return _copy(config, name, {**current, rest[0]: _parse(text, kind)})
+    if isinstance(current, dict) or rest:
+        raise ConfigError(f"{'.'.join([full, *rest])!r} is not a field; {full} has {current!r}")
+    return _copy(config, name, _parse(text, hints[name]))
+
+
+def _copy(config: Any, name: str, value: Any) -> Any:
+    return dataclasses.replace(config, **{name: value})
+
+
+def _dict_keys(config: Any, name: str) -> list[str]:
+    (found,) = (f for f in dataclasses.fields(config) if f.name == name)
+    return list(found.metadata.get("keys", ()))
+
+
+def _parse(text: str, kind: Any) -> Any:
+    """`text` as a value of an annotated type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    try:
+        if origin is Literal:
+            if text not in arguments:
+                raise ConfigError(f"{text!r} is not allowed{_hint(text, list(arguments))}")
+            return text
+        if origin in (typing.Union, types.UnionType):
+            if text.lower() == "none" and type(None) in arguments:
+                return None
+            return _parse(text, next(a for a in arguments if a is not type(None)))
+        if origin is tuple:
+            parts = [p for p in text.strip("()[]").split(",") if p.strip()]
+            kinds = arguments[:1] * len(parts) if arguments[-1] is ... else arguments
+            if len(kinds) != len(parts):
+                raise ConfigError(f"needs {len(kinds)} values separated by commas, not {text!r}")
+            return tuple(_parse(p.strip(), k) for p, k in zip(parts, kinds, strict=True))
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        if kind in (int, float, str):
+            return kind(text)
+    except (ValueError, KeyError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{text!r} is not a {kind.__name__}") from None
+    raise ConfigError(f"a value of type {kind} cannot be set from the command line")
+
+
+def _build(kind: Any, values: Any, where: str, problems: list[str]) -> Any:
+    if not dataclasses.is_dataclass(kind):
+        return tuple(values) if typing.get_origin(kind) is tuple else values
+    hints = typing.get_type_hints(kind)
+    problems += [f"{where}{name}: missing" for name in hints if name not in values]
+    problems += [
+        f"{where}{name}: unknown{_hint(name, list(hints))}" for name in values if name not in hints
+    ]
+    known = {
+        name: _build(hints[name], value, f"{where}{name}.", problems)
+        for name, value in values.items()
+        if name in hints
+    }
+    return None if problems else kind(**known)  # type: ignore[operator]
+
+
+def _flatten(values: dict[str, Any], where: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{where}{name}."))
+        else:
+            flat[where + name] = value
+    return flat
