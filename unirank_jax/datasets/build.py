@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 
 from unirank_jax.datasets import sci
-from unirank_jax.datasets.dataset import DatasetError
+from unirank_jax.datasets.dataset import Dataset, DatasetError
 from unirank_jax.datasets.molecules import SourceError
+from unirank_jax.datasets.tokenizer import save_tokenizer, train_tokenizer, training_texts
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,11 +27,18 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--raw", type=Path, default=Path("raw"), help="downloaded archives")
     command.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     command.add_argument("--limit", type=int, help="only that many molecules, for a quick trial")
+    command = commands.add_parser("tokenizer", help="a small tokenizer from a dataset's texts")
+    command.add_argument("--data", type=Path, required=True, help="dataset; its train split is read")
+    command.add_argument("--out", type=Path, required=True, help="folder for the two files")
+    command.add_argument("--vocab", type=int, required=True, help="size with special tokens")
+    command.add_argument("--max-length", type=int, default=4096, help="model_max_length to record")
     options = parser.parse_args(arguments)
+    if options.command == "tokenizer":
+        texts = training_texts(Dataset.open(options.data))
+        save_tokenizer(train_tokenizer(texts, options.vocab), options.out, options.max_length)
+        return 0
     try:
-        meta = sci.build(
-            options.scale, options.out, options.raw, options.processes, options.limit
-        )
+        meta = sci.build(options.scale, options.out, options.raw, options.processes, options.limit)
     except (SourceError, DatasetError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
