@@ -73,7 +73,7 @@ class BM25:
 
 
 def _words(texts: Sequence[str]) -> list[list[str]]:
-    """Lower-case words; single characters stay, the digits of a chemical name tell isomers apart."""
+    """Lower-case words, single characters too: digits in a chemical name tell isomers apart."""
     return [_WORD.findall(text.lower()) for text in texts]
 
 
@@ -110,7 +110,7 @@ class TfIdf:
 
 
 def _terms(text: str) -> list[str]:
-    """Words, marked to differ from 4-grams, and the 4-grams of the text with a space at its ends."""
+    """Words, marked to differ from 4-grams, and the text's 4-grams with a space at either end."""
     words = _WORD.findall(text.lower())
     line = f" {' '.join(text.lower().split())} "
     return [f"w {word}" for word in words] + [line[i : i + 4] for i in range(len(line) - 3)]

@@ -1,322 +1,147 @@
 """`python -m train.evaluate`: rerankers and baselines on the lists of one split, with intervals.
 
-`evaluate` scores every list with every scorer and returns a `Report`; `evaluate_scores` gives
-plain numbers for scores that exist already, as training does. Tables are made in tables.py.
+Prints the tables and writes them (report.md), all numbers (report.json) and the scores of every
+query (queries.jsonl) to a folder. As a library: `evaluate` and `evaluate_scores`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from tqdm import tqdm
-
-from train.baselines import Scorer, Scores, text_baselines
+from train.baselines import Scorer, text_baselines
 from train.config import ConfigError, load
-from unirank_jax.content import Part, TextPart
-from unirank_jax.datasets.dataset import Dataset, DatasetError, sample
-from unirank_jax.datasets.records import Example
-from unirank_jax.metrics import (
-    METRICS,
-    Floats,
-    Judged,
-    chance,
-    measure,
-    restrict,
-    tie_rate,
+from train.evaluation import (
+    Report,
+    Row,
+    evaluate,
+    evaluate_scores,
+    examples_of,
+    reranker_scorer,
 )
-from unirank_jax.significance import Difference, Interval, Resampled
+from train.tables import as_json, render
+from unirank_jax.datasets.dataset import Dataset, DatasetError, sample
+from unirank_jax.metrics import MetricError
 
-HEADLINE = "hit@1"
-LEVEL = 0.95
-MACRO, MICRO = "macro over kinds", "all queries"
-WHOLE = "whole lists"
-PARTS = {"images only": "image", "texts only": "text"}  # view -> modality it keeps
+__all__ = ["Report", "Row", "evaluate", "evaluate_scores", "main", "write"]
 
+_EXAMPLES = """examples:
+  python -m train.evaluate --config configs/sci.py
+  python -m train.evaluate --data my_lists/ --model exported/ --split valid
+  python -m train.evaluate --model before=base/ after=exported/ --out runs/comparison
 
-@dataclass(frozen=True)
-class Row:
-    """One slice of the queries in one view of their lists.
-
-    Attributes:
-        view: "whole lists", or "images only" / "texts only": the part of each list that has the
-            modality, over the lists where a relevant and a not relevant candidate remain.
-        name: "macro over kinds", "all queries", "kind: ...", "positive: ..." (modality of the
-            relevant candidates) or "single positive".
-        queries: how many.
-        values: scorer -> metric -> interval.
-        differences: model -> other scorer -> paired difference on the headline metric.
-    """
-
-    view: str
-    name: str
-    queries: int
-    values: dict[str, dict[str, Interval]]
-    differences: dict[str, dict[str, Difference]]
+Without --model the embedded default reranker is measured."""
 
 
-@dataclass(frozen=True)
-class Report:
-    """All rows, with what is needed to read them and to compute them again.
-
-    Attributes:
-        about: dataset path and fingerprint, split, resamples, seed, level.
-        rows: whole lists first, macro and micro first within each view.
-        tie_rates: scorer -> share of pairs within a list with equal scores.
-        queries: one record per query with ids, grades and every scorer's scores.
-    """
-
-    about: dict[str, Any]
-    rows: tuple[Row, ...]
-    models: tuple[str, ...]
-    baselines: tuple[str, ...]
-    tie_rates: dict[str, float]
-    queries: tuple[dict[str, Any], ...]
-
-    def row(self, name: str, view: str = WHOLE) -> Row:
-        """The row of that name in that view; KeyError where no query falls into it."""
-        for row in self.rows:
-            if (row.name, row.view) == (name, view):
-                return row
-        raise KeyError(f"no row {name!r} in view {view!r}")
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command. Exits with a message on bad arguments, data or scores."""
+    arguments = _parser().parse_args(argv)
+    try:
+        report = run(arguments)
+    except (ConfigError, DatasetError, MetricError) as error:
+        sys.exit(f"train.evaluate: {error}")
+    print(render(report, every_slice=False))
+    write(report, Path(arguments.out))
+    print(f"{arguments.out}: report.md (every slice), report.json, queries.jsonl")
 
 
-def evaluate(
-    dataset: Dataset,
-    split: str,
-    models: Mapping[str, Scorer],
-    baselines: Mapping[str, Scorer],
-    *,
-    resamples: int,
-    seed: int,
-    limit: int | None = None,
-    nan_last: bool = False,
-) -> Report:
-    """Score the lists of a split with every scorer and compare each model with all others.
-
-    Args:
-        models: name -> scorer (see baselines.py); each is compared with every other scorer.
-        baselines: name -> scorer, shown first.
-        resamples: bootstrap resamples of the queries.
-        limit: at most this many lists, evenly spaced over the split.
-        nan_last: count candidates that failed (NaN) as last instead of raising.
-
-    Raises:
-        MetricError: NaN scores or lists without a relevant candidate, all named at once.
-        ValueError: a name given to both a model and a baseline.
-    """
-    both = models.keys() & baselines.keys()
-    if both:
-        raise ValueError(f"{sorted(both)}: names of a model and of a baseline; rename the model")
-    examples = examples_of(dataset, split, limit)
-    scores = {name: scorer(examples) for name, scorer in {**baselines, **models}.items()}
-    about = {
-        "data": dataset.path.name,
-        "fingerprint": dataset.fingerprint,
-        "split": split,
-        "queries": len(examples),
-        "resamples": resamples,
-        "seed": seed,
-        "level": LEVEL,
-    }
-    lists = [judged(example) for example in examples]
-    rows: list[Row] = []
-    for view, modality in {WHOLE: None, **PARTS}.items():
-        part, part_scores = _view(lists, scores, modality)
-        if part:
-            rows += _rows(view, part, part_scores, tuple(models), resamples, seed, nan_last)
-    return Report(
-        about=about,
-        rows=tuple(rows),
-        models=tuple(models),
-        baselines=tuple(baselines),
-        tie_rates={name: tie_rate(values, lists) for name, values in scores.items()},
-        queries=tuple(_record(example, scores, i) for i, example in enumerate(examples)),
+def run(arguments: argparse.Namespace) -> Report:
+    """Open the data, load the models one after the other and evaluate."""
+    config = load(arguments.config, arguments.set)
+    dataset = open_dataset(arguments.data or config.data.source)
+    if arguments.split not in dataset.splits:
+        raise DatasetError(
+            f"{dataset.path}: no lists in split {arguments.split!r}; "
+            f"choose one of: {', '.join(dataset.splits)}"
+        )
+    examples = examples_of(dataset, arguments.split, arguments.limit)
+    models = _models(arguments.model)
+    return evaluate(
+        dataset,
+        arguments.split,
+        models,
+        text_baselines(dataset, arguments.split, examples),
+        resamples=arguments.resamples,
+        seed=config.seed,
+        limit=arguments.limit,
+        nan_last=arguments.nan_last,
     )
 
 
-def evaluate_scores(
-    examples: Sequence[Example],
-    scores: Sequence[ArrayLike],
-    *,
-    metrics: Sequence[str] = METRICS,
-    nan_last: bool = False,
-) -> dict[str, float]:
-    """Means for one system without intervals, as logged during training.
-
-    Keys: "macro/hit@1" (mean over query kinds), "micro/hit@1", "kind/<kind>/hit@1",
-    "positive/<modality>/hit@1", and for the parts of the lists "images/hit@1", "texts/hit@1"
-    (macro) beside "images/chance/hit@1"; likewise for every metric. "tie_rate" and "queries".
-    """
-    lists = [judged(example) for example in examples]
-    result: dict[str, float] = {}
-    table = measure(scores, lists, metrics, nan_last=nan_last)
-    for name, members, strata in _slices(lists):
-        key = {MACRO: "macro", MICRO: "micro"}.get(name, name.replace(": ", "/"))
-        for metric in metrics:
-            result[f"{key}/{metric}"] = _mean(table[metric][members], strata)
-    for view, modality in PARTS.items():
-        part, part_scores = _view(lists, {"": list(scores)}, modality)
-        key = view.removesuffix(" only")
-        if part:
-            kinds = [one.kind for one in part]
-            own = measure(part_scores[""], part, metrics, nan_last=nan_last)
-            for metric, random in chance(part, metrics).items():
-                result[f"{key}/{metric}"] = _mean(own[metric], kinds)
-                result[f"{key}/chance/{metric}"] = _mean(random, kinds)
-    return result | {"tie_rate": tie_rate(scores, lists), "queries": float(len(lists))}
+def write(report: Report, folder: Path) -> None:
+    """report.md, report.json and queries.jsonl; earlier files of these names are replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.md").write_text(render(report, every_slice=True), encoding="utf-8")
+    text = json.dumps(as_json(report), indent=1, ensure_ascii=False)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    with open(folder / "queries.jsonl", "w", encoding="utf-8") as file:
+        for record in report.queries:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def examples_of(dataset: Dataset, split: str, limit: int | None = None) -> list[Example]:
-    """The examples of a split, or `limit` of them evenly spaced over it."""
-    total = len(dataset.lists(split))
-    count = total if limit is None else min(limit, total)
-    return [dataset.example(split, i * total // count) for i in range(count)]
+def open_dataset(source: str) -> Dataset:
+    """ "sample:sci" is the embedded sample, everything else a path."""
+    kind, colon, name = source.partition(":")
+    return sample(name) if colon and kind == "sample" else Dataset.open(source)
 
 
-def judged(example: Example) -> Judged:
-    """What the metrics need to know about a list."""
-    return Judged(
-        qid=example.query.qid,
-        grades=tuple(example.grades),
-        rel_min=example.query.rel_min,
-        kind=example.query.kind,
-        modalities=tuple(item.modality for item in example.candidates),
-    )
+def _models(specs: Sequence[str]) -> dict[str, Scorer]:
+    """`NAME=PATH` or `PATH` (named by its last part); none is the embedded default."""
+    import unirank_jax  # loads JAX: after the arguments are known to be good
 
-
-def content(parts: Sequence[Part]) -> list[Any]:
-    """Parts in the form that `Reranker` takes: a list of str and {"image": ...}."""
-    return [part.text if isinstance(part, TextPart) else {"image": part.source} for part in parts]
-
-
-def reranker_scorer(reranker: Any, lists_per_call: int = 64, progress: str = "") -> Scorer:
-    """A scorer from a `unirank_jax.Reranker`; ranks by its logits, never by saturated scores.
-
-    Queries with their own instruction go in calls of their own. With `progress`, a bar of that
-    name on stderr.
-    """
-
-    def score(examples: Sequence[Example]) -> Scores:
-        by_instruction: dict[str | None, list[int]] = {}
-        for place, example in enumerate(examples):
-            by_instruction.setdefault(example.query.instruction, []).append(place)
-        scores: dict[int, NDArray[np.float32]] = {}
-        with tqdm(total=len(examples), desc=progress, unit="list", disable=not progress) as bar:
-            for instruction, places in by_instruction.items():
-                options = {} if instruction is None else {"instruction": instruction}
-                for start in range(0, len(places), lists_per_call):
-                    chunk = places[start : start + lists_per_call]
-                    logits = reranker.score_many(
-                        [content(examples[i].query.parts) for i in chunk],
-                        [[content(c.parts) for c in examples[i].candidates] for i in chunk],
-                        **options,
-                    )
-                    scores.update(zip(chunk, logits, strict=True))
-                    bar.update(len(chunk))
-        return [scores[place] for place in range(len(examples))]
-
-    return score
-
-
-# Rows ---------------------------------------------------------------------------------------------
-
-_Slice = tuple[str, NDArray[np.int64], list[str] | None]
-
-
-def _slices(lists: Sequence[Judged]) -> list[_Slice]:
-    """(name, members, strata) of every row: macro, micro, kinds, positives, single positive."""
-    kinds = [one.kind for one in lists]
-    everything = np.arange(len(lists))
-    found: list[_Slice] = [(MACRO, everything, kinds), (MICRO, everything, None)]
-    found += _groups("kind", kinds)
-    found += _groups("positive", [one.positive_modality for one in lists])
-    single = np.flatnonzero([one.relevant == 1 for one in lists])
-    return [*found, ("single positive", single, None)] if len(single) else found
-
-
-def _groups(title: str, labels: Sequence[str]) -> list[_Slice]:
-    values = np.asarray(labels)
-    return [
-        (f"{title}: {name}", np.flatnonzero(values == name), None) for name in sorted(set(labels))
-    ]
-
-
-def _view(
-    lists: Sequence[Judged], scores: Mapping[str, Sequence[ArrayLike]], modality: str | None
-) -> tuple[list[Judged], dict[str, list[NDArray]]]:
-    """The lists, and every scorer's scores, restricted to one modality (None: as they are)."""
-    if modality is None:
-        return list(lists), {
-            name: [np.asarray(s) for s in values] for name, values in scores.items()
-        }
-    parts = {i: part for i, one in enumerate(lists) if (part := restrict(one, modality))}
-    kept = {
-        name: [np.asarray(values[i])[places] for i, (_, places) in parts.items()]
-        for name, values in scores.items()
-    }
-    return [part for part, _ in parts.values()], kept
-
-
-def _rows(
-    view: str,
-    lists: list[Judged],
-    scores: Mapping[str, list[NDArray]],
-    models: tuple[str, ...],
-    resamples: int,
-    seed: int,
-    nan_last: bool,
-) -> list[Row]:
-    columns = [(name, metric) for name in scores for metric in METRICS]
-    tables = {name: measure(values, lists, nan_last=nan_last) for name, values in scores.items()}
-    values = np.stack([tables[name][metric] for name, metric in columns], axis=1)  # (Q, columns)
-    rows = []
-    for name, members, strata in _slices(lists):
-        if view != WHOLE and name.startswith("positive"):
-            continue  # one modality only: this row would repeat "all queries"
-        drawn = Resampled.draw(values[members], strata, resamples=resamples, seed=seed)
-        place = {column: i for i, column in enumerate(columns)}
-        intervals: dict[str, dict[str, Interval]] = {scorer: {} for scorer in scores}
-        for i, (scorer, metric) in enumerate(columns):
-            intervals[scorer][metric] = drawn.interval(i, LEVEL)
-        differences = {
-            model: {
-                other: drawn.difference(place[model, HEADLINE], place[other, HEADLINE], LEVEL)
-                for other in scores
-                if other != model
-            }
-            for model in models
-        }
-        rows.append(Row(view, name, len(members), intervals, differences))
-    return rows
-
-
-def _mean(values: Floats, strata: Sequence[str] | None) -> float:
-    if strata is None:
-        return float(values.mean())
-    labels = np.asarray(strata)
-    return float(np.mean([values[labels == name].mean() for name in sorted(set(strata))]))
-
-
-def _record(example: Example, scores: Mapping[str, Scores], place: int) -> dict[str, Any]:
-    """One line of queries.jsonl; %.9g carries a float32 without loss."""
+    if not specs:
+        return {"default": reranker_scorer(unirank_jax.load(), progress="default")}
+    named: dict[str, str] = {}
+    for spec in specs:
+        name, equals, path = spec.partition("=")
+        if not equals:
+            name, path = Path(spec).name, spec
+        if name in named:
+            raise ConfigError(f"--model {spec}: the name {name!r} is taken; write NAME={path}")
+        named[name] = path
     return {
-        "qid": example.query.qid,
-        "kind": example.query.kind,
-        "rel_min": example.query.rel_min,
-        "dids": [item.did for item in example.candidates],
-        "modalities": [item.modality for item in example.candidates],
-        "grades": list(example.grades),
-        "neg_types": list(example.neg_types),
-        "scores": {
-            name: [float(f"{s:.9g}") for s in values[place]] for name, values in scores.items()
-        },
+        name: reranker_scorer(unirank_jax.load(path), progress=name) for name, path in named.items()
     }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EXAMPLES,
+    )
+    parser.add_argument(
+        "--config",
+        default="configs/sci.py",
+        help="names the data and the seed (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="overrides"
+    )
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="[NAME=]PATH",
+        help="exported folders or hub ids",
+    )
+    parser.add_argument("--data", help="a dataset folder or JSONL file instead of the config's")
+    parser.add_argument("--split", default="test", help="(default: %(default)s)")
+    parser.add_argument("--limit", type=int, help="at most this many lists, evenly spaced")
+    parser.add_argument(
+        "--resamples", type=int, default=10_000, help="of the bootstrap (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--nan-last", action="store_true", help="count failed candidates as last, do not stop"
+    )
+    parser.add_argument("--out", default="runs/evaluate", help="folder (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

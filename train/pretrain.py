@@ -1,0 +1,244 @@
+"""`python -m train.pretrain`: visual pretraining from scratch, the step that published sizes skip.
+
+Teaches a random network to see: contrast between queries, images and texts of the same object, and
+captions predicted from images. The result is a Hugging Face folder from which `train.sft` starts.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from train.checkpoint import Checkpoints
+from train.config import (
+    CheckpointSettings,
+    LogSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    load,
+    parse,
+)
+from train.contrast import PretrainBatch, losses
+from train.loop import Item, Schedule, resume, run
+from train.report import Report, describe_run
+from train.units import PairSampler, PairSettings, units_of
+from unirank_jax.batch import Images, Rows
+from unirank_jax.config import ModelConfig, preset
+from unirank_jax.datasets.dataset import Dataset, sample
+from unirank_jax.images import ImageSpec
+from unirank_jax.layers import Compute
+from unirank_jax.model import Model
+from unirank_jax.prompt import Prompt
+from unirank_jax.tokenizer import Tokenizer
+
+TERMS = ("contrast", "caption")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Everything that `train.pretrain` needs."""
+
+    name: str
+    seed: int
+    preset: str
+    source: str  # "sample:sci", or a dataset folder
+    tokenizer: str  # "" = the embedded one, or a tokenizer.json
+    instructions: dict[str, str]  # kind of the image item -> instruction; "" = the default one
+    pools: dict[str, int]  # kind of the image item -> objects per batch
+    prompt_id: str
+    max_tokens: int
+    max_query_tokens: int
+    visual_tokens: int  # per image, smallest and largest
+    pairs: PairSettings
+    loss: dict[str, float] = field(metadata={"keys": TERMS})
+    temperature: float  # of the cosine in the contrast
+    optimizer: OptimizerSettings
+    schedule: ScheduleSettings
+    evaluate_every: int
+    evaluation_batches: int
+    checkpoint: CheckpointSettings
+    log: LogSettings
+
+
+class State(NamedTuple):
+    """What a checkpoint holds."""
+
+    params: Any  # nested dictionary of float32 arrays
+    optimizer: Any
+
+
+def make_prompt(config: PretrainConfig, model: ModelConfig) -> Prompt:
+    """The prompt that the objects are encoded with."""
+    assets = Path(__file__).resolve().parent.parent / "unirank_jax" / "assets"
+    tokenizer = Tokenizer.from_file(config.tokenizer or assets / "tokenizer")
+    spec = ImageSpec(
+        model.vision.patch_size, model.vision.merge_size, config.visual_tokens, config.visual_tokens
+    )
+    return Prompt(tokenizer, config.prompt_id, spec, config.max_tokens, config.max_query_tokens)
+
+
+def make_sampler(
+    config: PretrainConfig, model: ModelConfig, prompt: Prompt, dataset: Dataset, split: str
+) -> PairSampler:
+    """Batches of a split. Raises ValueError when a kind of the configuration has no objects."""
+    instructions = {kind: text or None for kind, text in config.instructions.items()}
+    units = units_of(dataset, split, instructions)
+    pools = [([u for u in units if u.kind == kind], n) for kind, n in config.pools.items()]
+    for (found, wanted), kind in zip(pools, config.pools, strict=True):
+        if len(found) < wanted:
+            raise ValueError(
+                f"pools.{kind}: {wanted} objects per batch, {len(found)} are in split {split!r}; "
+                "lower it or choose another source"
+            )
+    return PairSampler(pools, prompt, model, config.pairs, config.seed)
+
+
+def to_batch(arrays: dict[str, Any]) -> PretrainBatch:
+    """Numpy fields of `PairSampler.arrays` as device arrays."""
+    return jax.tree.map(jnp.asarray, PretrainBatch(**arrays), is_leaf=_is_array)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and not isinstance(value, Images | Rows)
+
+
+def batches(sampler: PairSampler, start: int) -> Iterator[Item]:
+    """Item n + 1 after position n; made ahead of time by one thread."""
+    numbers = grain.MapDataset.range(start, sys.maxsize)
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+    for number, arrays in enumerate(
+        numbers.map(lambda n: sampler.arrays(int(n))).to_iter_dataset(options), start
+    ):
+        yield Item(to_batch(arrays), (f"batch {number}",), number + 1)
+
+
+def make_step(config: PretrainConfig, graph: Any, optimizer: optax.GradientTransformation) -> Any:
+    """The jitted update (state, batch) -> (state, metrics); the state is donated."""
+
+    def objective(params: Any, batch: PretrainBatch) -> tuple[jax.Array, dict[str, Any]]:
+        terms = losses(nnx.merge(graph, params), batch, config.temperature, Compute())
+        means = {name: total / jnp.maximum(count, 1) for name, (total, count) in terms.items()}
+        return sum(weight * means[name] for name, weight in config.loss.items()), terms
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: State, batch: PretrainBatch) -> tuple[State, dict[str, Any]]:
+        (loss, terms), gradient = jax.value_and_grad(objective, has_aux=True)(state.params, batch)
+        updates, after = optimizer.update(gradient, state.optimizer, state.params)
+        pairs = jnp.asarray(config.pairs.units, jnp.float32)
+        metrics = {
+            "loss": loss,
+            "grad_norm": optax.global_norm(gradient),
+            "pairs": (pairs, 1.0),
+            **terms,
+        }
+        return State(optax.apply_updates(state.params, updates), after), metrics
+
+    return step
+
+
+def make_optimizer(
+    settings: OptimizerSettings, schedule: ScheduleSettings
+) -> optax.GradientTransformation:
+    """AdamW with clipping, warm-up and cosine; norms, biases and tables are not decayed."""
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0,
+        settings.lr,
+        schedule.warmup_steps,
+        schedule.steps,
+        settings.lr * schedule.final_fraction,
+    )
+
+    def decayed(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "kernel" in jax.tree_util.keystr(path), params
+        )
+
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip_norm),
+        optax.adamw(
+            rate,
+            settings.beta1,
+            settings.beta2,
+            settings.eps,
+            weight_decay=settings.weight_decay,
+            mask=decayed,
+        ),
+    )
+
+
+def make_evaluation(config: PretrainConfig, graph: Any, sampler: PairSampler) -> Any:
+    """state -> means over fixed batches of the validation split."""
+    term_sums = jax.jit(
+        lambda params, batch: losses(nnx.merge(graph, params), batch, config.temperature, Compute())
+    )
+
+    def evaluate(state: State) -> dict[str, float]:
+        sums: dict[str, list[float]] = {}
+        for number in range(config.evaluation_batches):
+            terms = term_sums(state.params, to_batch(sampler.arrays(number)))
+            for name, (total, count) in jax.device_get(terms).items():
+                pair = sums.setdefault(name, [0.0, 0.0])
+                pair[0] += float(total)
+                pair[1] += float(count)
+        return {name: total / max(count, 1.0) for name, (total, count) in sums.items()}
+
+    return evaluate
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run or resume; prints where the result is."""
+    arguments = parse("pretrain", __doc__ or "", "configs/sci_pretrain.py", argv)
+    config: PretrainConfig = load(arguments.config, arguments.set)
+    workdir = Path(arguments.workdir)
+    model_config = preset(config.preset)
+    prompt = make_prompt(config, model_config)
+    source = config.source
+    dataset = sample(source[7:]) if source.startswith("sample:") else Dataset.open(source)
+    train = make_sampler(config, model_config, prompt, dataset, "train")
+    valid = make_sampler(config, model_config, prompt, dataset, "valid")
+    graph, params = nnx.split(Model(model_config, nnx.Rngs(config.seed)))
+    optimizer = make_optimizer(config.optimizer, config.schedule)
+    fresh = lambda: State(params, optimizer.init(params))  # noqa: E731
+    placement = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement),
+        jax.eval_shape(fresh),
+    )
+    with Checkpoints(workdir, config.checkpoint.keep, "first_image") as checkpoints:
+        describe_run(workdir, config, checkpoints.latest is not None, data=dataset.fingerprint)
+        start = resume(checkpoints, abstract, fresh)
+        count = sum(x.size for x in jax.tree.leaves(params))
+        print(f"{count} parameters, {sum(len(u) for u, _ in train.pools)} objects, {workdir}")
+        schedule = Schedule(
+            config.schedule.steps, config.evaluate_every, config.checkpoint.every_steps
+        )
+        with Report(
+            workdir, config.log.every_steps, config.schedule.steps, start.step, start.pending
+        ) as report:
+            outcome = run(
+                start,
+                make_step(config, graph, optimizer),
+                batches(train, start.position),
+                schedule,
+                checkpoints,
+                report,
+                {"prompt_id": config.prompt_id},
+                make_evaluation(config, graph, valid),
+            )
+    print(f"step {outcome.step}: {'finished' if outcome.finished else 'stopped'}, {workdir}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

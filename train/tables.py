@@ -1,0 +1,135 @@
+"""A `Report` as tables that read as plain text and as Markdown alike.
+
+All numbers are percent. Rows of fewer than 500 queries carry a star; nothing is left out because
+it looks bad: every baseline, every slice and every lost comparison has its row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from train.evaluation import HEADLINE, MACRO, METRICS, MICRO, PARTS, WHOLE, Report, Row
+from unirank_jax.significance import Difference, Interval
+
+ENOUGH = 500  # queries that a number should rest on
+
+_TITLES = {
+    "hit": "Hit",
+    "recall": "Recall",
+    "mrr": "MRR",
+    "map": "MAP",
+    "ndcg": "nDCG",
+}
+
+
+def render(report: Report, *, every_slice: bool) -> str:
+    """All tables. `every_slice` False compares systems on macro and micro averages only."""
+    about = report.about
+    parts = [
+        f"# {about['data']} / {about['split']}: {about['queries']} queries",
+        "Percent. Metrics are exact expected values under random order of equal scores, in "
+        f"brackets {100 * about['level']:.0f} % bootstrap intervals ({about['resamples']} resamples of "
+        f"the queries, seed {about['seed']}). A star marks fewer than {ENOUGH} queries.",
+    ]
+    views = [view for view in (WHOLE, *PARTS) if any(row.view == view for row in report.rows)]
+    for view in views:
+        rows = [row for row in report.rows if row.view == view]
+        for row in rows:
+            if row.name in (MACRO, MICRO, "single positive"):
+                parts += [f"## {view}, {row.name} ({_count(row)} queries)", _metrics(report, row)]
+        parts += [f"## {view}: {_title(HEADLINE)} by slice", _slices(report, rows)]
+    for view in views:
+        rows = [
+            row
+            for row in report.rows
+            if row.view == view and (every_slice or row.name in (MACRO, MICRO))
+        ]
+        if report.models:
+            parts += [f"## {view}: paired differences of {_title(HEADLINE)}", _differences(rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Everything but the per-query records, as plain values."""
+    return {
+        "about": report.about,
+        "models": list(report.models),
+        "baselines": list(report.baselines),
+        "tie_rates": report.tie_rates,
+        "rows": [dataclasses.asdict(row) for row in report.rows],
+    }
+
+
+def _metrics(report: Report, row: Row) -> str:
+    """One line per scorer, one column per metric."""
+    header = ["", *(_title(metric) for metric in METRICS), "tied pairs"]
+    lines = [
+        [
+            name,
+            *(
+                _interval(values[metric])
+                if metric == HEADLINE
+                else f"{100 * values[metric].mean:.1f}"
+                for metric in METRICS
+            ),
+            f"{100 * report.tie_rates[name]:.1f}",
+        ]
+        for name, values in row.values.items()
+    ]
+    return _table(header, lines)
+
+
+def _slices(report: Report, rows: Sequence[Row]) -> str:
+    """One line per slice, one column per scorer."""
+    names = [*report.baselines, *report.models]
+    lines = [
+        [row.name, _count(row), *(_interval(row.values[name][HEADLINE]) for name in names)]
+        for row in rows
+    ]
+    return _table(["", "queries", *names], lines)
+
+
+def _differences(rows: Sequence[Row]) -> str:
+    lines = [
+        [row.name, _count(row), f"{model} - {other}", *_difference(difference)]
+        for row in rows
+        for model, others in row.differences.items()
+        for other, difference in others.items()
+    ]
+    return _table(["", "queries", "", "difference", "p (bootstrap)", "p (sign test)"], lines)
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """An aligned Markdown table: names to the left, numbers to the right."""
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in (header, *lines)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    padded = [
+        [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
+        for line in cells
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (padded[0], rule, *padded[1:]))
+
+
+def _title(metric: str) -> str:
+    kind, at, cutoff = metric.partition("@")
+    return _TITLES[kind] + at + cutoff
+
+
+def _count(row: Row) -> str:
+    return f"{row.queries}{'*' if row.queries < ENOUGH else ''}"
+
+
+def _interval(value: Interval) -> str:
+    return f"{100 * value.mean:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+
+
+def _difference(value: Difference) -> list[str]:
+    low, high = 100 * value.low, 100 * value.high
+    return [f"{100 * value.mean:+.1f} [{low:+.1f}, {high:+.1f}]", _p(value.p), _p(value.p_sign)]
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value >= 0.0001 else "<0.0001"

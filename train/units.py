@@ -1,0 +1,193 @@
+"""Batches for the pretraining: objects that have an image and texts, grouped with look-alikes.
+
+Half of a batch comes in families (isomers, figures of one document), so that the negatives of the
+contrast are hard. What is drawn is a pure function of (seed, batch number). No JAX here.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from unirank_jax.batch import empty_rows
+from unirank_jax.config import ModelConfig
+from unirank_jax.content import ImagePart, Part, TextPart
+from unirank_jax.datasets.dataset import Dataset
+from unirank_jax.images import Patches, decode, to_patches
+from unirank_jax.packing import Slots, fill
+from unirank_jax.prompt import Encoded, Prompt
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One object: an image and what is written about it, the defining text first."""
+
+    image: ImagePart
+    texts: tuple[str, ...]
+    kind: str  # of the image item
+    family: str
+    group: int  # objects of one group look alike by nature (stereoisomers)
+    instruction: str | None
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """Static sizes and sampling of a pretraining batch."""
+
+    units: int  # per shard
+    family_size: int  # look-alikes drawn together
+    family_share: float  # of a batch that comes in families
+    image_query_share: float
+    query_tokens: int
+    caption_tokens: int
+    text_tokens: int
+    patches: int
+
+
+def units_of(dataset: Dataset, split: str, instructions: dict[str, str | None]) -> list[Unit]:
+    """Every object of a split that has an image and at least one text.
+
+    `instructions`: item kind -> instruction of the queries about such an object.
+    """
+    images: dict[str, Any] = {}
+    texts: dict[str, list[str]] = defaultdict(list)
+    for item in dataset.items_of(split):
+        if item.modality == "image" and item.unit_id not in images:
+            images[item.unit_id] = item
+        elif item.modality == "text":
+            texts[item.unit_id] += [p.text for p in item.parts if isinstance(p, TextPart)]
+    return [
+        Unit(
+            image=next(part for part in item.parts if isinstance(part, ImagePart)),
+            texts=tuple(texts[unit_id]),
+            kind=item.kind,
+            family=item.family,
+            group=zlib.crc32((item.dup_id if item.kind == "figure" else item.split_id).encode())
+            & 0x7FFFFFFF,
+            instruction=instructions.get(item.kind),
+        )
+        for unit_id, item in images.items()
+        if texts[unit_id]
+    ]
+
+
+class PairSampler:
+    """Draws and encodes pretraining batches; `arrays(n)` is the n-th batch of one shard."""
+
+    def __init__(
+        self,
+        pools: Sequence[tuple[Sequence[Unit], int]],
+        prompt: Prompt,
+        config: ModelConfig,
+        settings: PairSettings,
+        seed: int,
+    ) -> None:
+        """pools: objects of one domain with how many of them go into every batch."""
+        self.prompt, self.config, self.settings, self.seed = prompt, config, settings, seed
+        self.pools = [(list(units), count) for units, count in pools]
+        if sum(count for _, count in self.pools) != settings.units:
+            raise ValueError(f"the pools must give {settings.units} objects together")
+        self.families = [_families(units, settings.family_size) for units, _ in self.pools]
+        instructions = {unit.instruction for units, _ in self.pools for unit in units}
+        self.statics = {i: prompt.static(i) for i in sorted(instructions, key=str)}
+        self.patches = lru_cache(maxsize=65536)(self._patches)
+
+    def draw(self, number: int) -> list[Unit]:
+        """The objects of batch `number`."""
+        rng = np.random.default_rng([self.seed, number])
+        chosen: list[Unit] = []
+        for (units, count), families in zip(self.pools, self.families, strict=True):
+            indices: list[int] = []
+            wanted = int(count * self.settings.family_share) if families else 0
+            while len(indices) < wanted:
+                members = families[rng.integers(len(families))]
+                some = rng.permutation(members)[: self.settings.family_size]
+                indices += [i for i in some if i not in indices]
+            while len(indices) < count:
+                i = int(rng.integers(len(units)))
+                if i not in indices:
+                    indices.append(i)
+            chosen += [units[i] for i in indices[:count]]
+        return chosen
+
+    def arrays(self, number: int) -> dict[str, Any]:
+        """Fields of `PretrainBatch` for one shard, as numpy arrays with S = 1."""
+        sizes, prompt = self.settings, self.prompt
+        rng = np.random.default_rng([self.seed, number, 1])
+        units = self.draw(number)
+        count = len(units)
+        slots = Slots(self.config, count, sizes.patches)
+        static = empty_rows(len(self.statics), max(len(s.tokens) for s in self.statics.values()))
+        starts = {}
+        for at, (instruction, encoded) in enumerate(self.statics.items()):
+            starts[instruction] = (at, fill(static, at, encoded, self.config, slots, 0))
+        query = empty_rows(count, sizes.query_tokens)
+        caption = empty_rows(count, sizes.caption_tokens)
+        text = empty_rows(count, sizes.text_tokens)
+        index, image_query = np.zeros((1, count), np.int32), np.zeros((1, count), bool)
+        caption_read, text_read = np.zeros((1, count), np.int32), np.full((1, count), -1, np.int32)
+        spoken = np.zeros((1, count, sizes.caption_tokens), bool)
+        for at, unit in enumerate(units):
+            patches = self.patches(unit.image)
+            order = rng.permutation(len(unit.texts))
+            by_image = bool(rng.random() < sizes.image_query_share)
+            asked: Part | Patches = patches if by_image else TextPart(unit.texts[order[0]])
+            others = order if by_image else order[1:]
+            index[0, at], start = starts[unit.instruction]
+            image_query[0, at] = by_image
+            fill(query, at, self._query(asked, unit.instruction), self.config, slots, start)
+            said = unit.texts[0] if rng.random() < 0.7 else unit.texts[order[-1]]
+            row = prompt.candidate([patches, TextPart(said)], "caption", 0)
+            row = _shorten(row, sizes.caption_tokens, prompt.suffix_length)
+            fill(caption, at, row, self.config, slots, 0)
+            end = int(np.flatnonzero(row.tokens == self.config.vision_end_id)[0])
+            caption_read[0, at] = end
+            spoken[0, at, end + 1 : len(row.tokens) - prompt.suffix_length + 1] = True
+            if len(others):
+                row = prompt.candidate([TextPart(unit.texts[others[0]])], "text", 0)
+                row = _shorten(row, sizes.text_tokens, prompt.suffix_length)
+                fill(text, at, row, self.config, slots, 0)
+                text_read[0, at] = len(row.tokens) - 1 - prompt.suffix_length
+        return {
+            "images": slots.arrays,
+            "static": static,
+            "static_index": index,
+            "query": query,
+            "caption": caption,
+            "caption_read": caption_read,
+            "spoken": spoken,
+            "text": text,
+            "text_read": text_read,
+            "image_query": image_query,
+            "group": np.array([[unit.group for unit in units]], np.int32),
+        }
+
+    def _query(self, part: Part | Patches, instruction: str | None) -> Encoded:
+        """The query's own tokens: what follows the static part of its prefix."""
+        whole = self.prompt.prefix([part], instruction)
+        skip = len(self.statics[instruction].tokens)
+        return Encoded(whole.tokens[skip:], whole.images, whole.truncated, whole.where)
+
+    def _patches(self, part: ImagePart) -> Patches:
+        return to_patches(decode(part.source, "image"), self.prompt.spec)
+
+
+def _families(units: Sequence[Unit], least: int) -> list[list[int]]:
+    members: dict[str, list[int]] = defaultdict(list)
+    for i, unit in enumerate(units):
+        members[unit.family].append(i)
+    return [found for _, found in sorted(members.items()) if len(found) >= least]
+
+
+def _shorten(row: Encoded, limit: int, suffix: int) -> Encoded:
+    """Cut a row to `limit` tokens, keeping its last `suffix` ones."""
+    if len(row.tokens) <= limit:
+        return row
+    tokens = np.concatenate([row.tokens[: limit - suffix], row.tokens[-suffix:]])
+    return Encoded(tokens, row.images, True, row.where)
