@@ -10,7 +10,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from train.evaluation import HEADLINE, MACRO, METRICS, MICRO, PARTS, WHOLE, Report, Row
+from train.evaluation import HEADLINE, MACRO, MICRO, PARTS, WHOLE, Report, Row
+from unirank_jax.metrics import METRICS
 from unirank_jax.significance import Difference, Interval
 
 ENOUGH = 500  # queries that a number should rest on
@@ -30,8 +31,9 @@ def render(report: Report, *, every_slice: bool) -> str:
     parts = [
         f"# {about['data']} / {about['split']}: {about['queries']} queries",
         "Percent. Metrics are exact expected values under random order of equal scores, in "
-        f"brackets {100 * about['level']:.0f} % bootstrap intervals ({about['resamples']} resamples of "
-        f"the queries, seed {about['seed']}). A star marks fewer than {ENOUGH} queries.",
+        f"brackets {100 * about['level']:.0f} % bootstrap intervals over the queries "
+        f"({about['resamples']} resamples, seed {about['seed']}). "
+        f"A star marks fewer than {ENOUGH} queries.",
     ]
     views = [view for view in (WHOLE, *PARTS) if any(row.view == view for row in report.rows)]
     for view in views:

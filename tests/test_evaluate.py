@@ -1,0 +1,323 @@
+"""Baselines and evaluation on small lists whose answers are known beforehand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train import evaluate as command
+from train.baselines import BM25, DualEncoder, TfIdf, random_order, text_baselines, text_pool
+from train.evaluation import (
+    MACRO,
+    MICRO,
+    content,
+    evaluate,
+    evaluate_scores,
+    examples_of,
+    reranker_scorer,
+)
+from train.tables import as_json, render
+from unirank_jax.content import ImagePart, TextPart
+from unirank_jax.datasets.dataset import Dataset
+from unirank_jax.datasets.records import Item, Query, RankList, modality_of
+from unirank_jax.metrics import MetricError
+
+WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa".split()
+
+
+def item(did, *parts):
+    return Item(did, parts, modality_of(parts), did, "f", "k", did, did, "made", "CC0-1.0")
+
+
+class Small(Dataset):
+    """30 lists: in 20 of kind "word" the text names the query, in 10 of kind "picture" an image
+    is the answer. Each has one positive, one negative text and two negative images."""
+
+    def __init__(self, instruction=None):
+        self.path = Path("small")
+        self._items, self._queries, self._lists = {}, {}, []
+        for i in range(30):
+            word, other = WORDS[i % 10], WORDS[(i + 3) % 10]
+            picture = i >= 20
+            own = instruction if i % 2 else None
+            self._queries[f"q{i}"] = Query(
+                f"q{i}", (TextPart(word),), own, "d", "picture" if picture else "word", "", "", ""
+            )
+            answer = ImagePart(b"+") if picture else TextPart(f"a {word} card {i}")
+            made = [
+                item(f"{i}-wrong", TextPart(f"a {other} card {i}")),
+                item(f"{i}-image", ImagePart(b"-")),
+                item(f"{i}-right", answer),
+                item(f"{i}-image2", ImagePart(b"-")),
+            ]
+            self._items.update((one.did, one) for one in made)
+            dids = tuple(one.did for one in made)
+            kinds = ("word", "image", "positive", "image")
+            self._lists.append(RankList(f"q{i}", dids, (0, 0, 1, 0), kinds))
+
+    fingerprint = "0123"
+    splits = ("test",)
+
+    def lists(self, split):
+        return self._lists
+
+    def query(self, qid):
+        return self._queries[qid]
+
+    def item(self, did):
+        return self._items[did]
+
+    def items_of(self, split):
+        return list(self._items.values())
+
+    def size(self, did):
+        raise NotImplementedError
+
+
+def knows_pictures(examples):
+    """A scorer that finds the right image and is wrong about every text."""
+    return [
+        np.asarray(
+            [
+                1.0 if c.parts[0] == ImagePart(b"+") else 0.5 if "wrong" in c.did else 0.0
+                for c in example.candidates
+            ],
+            np.float32,
+        )
+        for example in examples
+    ]
+
+
+@pytest.fixture(scope="module")
+def report():
+    data = Small()
+    baselines = text_baselines(data, "test", examples_of(data, "test"))
+    return evaluate(data, "test", {"pictures": knows_pictures}, baselines, resamples=500, seed=0)
+
+
+def hit(report, name, scorer, view="whole lists"):
+    return report.row(name, view).values[scorer]["hit@1"].mean
+
+
+def test_known_answers_per_kind(report):
+    for scorer in ("BM25", "TF-IDF"):
+        assert hit(report, "kind: word", scorer) == 1.0
+        # No text matches: the positive image ties with all four candidates.
+        assert hit(report, "kind: picture", scorer) == 0.25
+        assert hit(report, MACRO, scorer) == pytest.approx((1 + 0.25) / 2)
+        assert hit(report, MICRO, scorer) == pytest.approx((20 * 1 + 10 * 0.25) / 30)
+    assert hit(report, MACRO, "random") == 0.25
+    assert hit(report, "kind: word", "pictures") == 0.0
+    assert hit(report, "kind: picture", "pictures") == 1.0
+
+
+def test_slices_by_the_modality_of_the_positive_and_parts_of_the_lists(report):
+    assert report.row("positive: image").queries == 10
+    assert report.row("positive: text").queries == 20
+    assert report.row("single positive").queries == 30
+    # Among the 3 images of a "picture" list; "word" lists have no relevant image.
+    assert report.row(MACRO, "images only").queries == 10
+    assert hit(report, MACRO, "random", "images only") == pytest.approx(1 / 3)
+    assert hit(report, MACRO, "BM25", "images only") == pytest.approx(1 / 3)
+    assert hit(report, MACRO, "pictures", "images only") == 1.0
+    assert report.row(MICRO, "texts only").queries == 20
+    assert hit(report, MICRO, "random", "texts only") == 0.5
+    assert hit(report, MICRO, "pictures", "texts only") == 0.0
+    with pytest.raises(KeyError, match="mixed"):
+        report.row("positive: mixed")
+
+
+def test_a_model_is_compared_with_every_baseline_and_losses_are_shown(report):
+    lost = report.row(MICRO).differences["pictures"]["BM25"]
+    assert lost.mean == pytest.approx(1 / 3 - 0.75)
+    assert lost.high < 0 and lost.p < 0.05
+    # 20 queries lost, 10 won: the exact binomial tail.
+    tail = sum(math.comb(30, i) for i in range(11)) / 2**30
+    assert lost.p_sign == pytest.approx(2 * tail)
+    assert set(report.row(MACRO).differences["pictures"]) == {"random", "BM25", "TF-IDF"}
+
+
+def test_tables_show_every_scorer_slice_and_the_small_numbers(report):
+    text = render(report, every_slice=True)
+    for expected in ("random", "BM25", "TF-IDF", "pictures - BM25", "kind: picture", "images only"):
+        assert expected in text
+    assert " 30* |" in text  # fewer than 500 queries
+    (line,) = [row for row in text.splitlines() if row.startswith("| kind: word ")][:1]
+    assert line.count("100.0 [100.0, 100.0]") == 2
+    assert "kind: word" not in [
+        row.split("|")[1].strip()
+        for row in render(report, every_slice=False).split("paired differences")[1].splitlines()
+        if row.startswith("|")
+    ]
+
+
+def test_files_hold_every_query_and_its_scores_without_loss(report, tmp_path):
+    command.write(report, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "queries.jsonl").read_text().splitlines()]
+    assert [line["qid"] for line in lines] == [f"q{i}" for i in range(30)]
+    data = Small()
+    examples = examples_of(data, "test")
+    scores = TfIdf(text_pool(data, "test", examples))(examples)
+    assert np.array_equal(np.float32(lines[0]["scores"]["TF-IDF"]), scores[0])
+    again = json.loads((tmp_path / "report.json").read_text())
+    assert again == json.loads(json.dumps(as_json(report)))
+    assert "kind: word" in (tmp_path / "report.md").read_text()
+
+
+def test_plain_numbers_agree_with_the_report(report):
+    examples = examples_of(Small(), "test")
+    values = evaluate_scores(examples, knows_pictures(examples))
+    assert values["macro/hit@1"] == 0.5
+    assert values["micro/hit@1"] == hit(report, MICRO, "pictures")
+    assert values["kind/picture/ndcg@10"] == 1.0
+    assert values["positive/text/hit@1"] == 0.0
+    assert values["images/hit@1"] == 1.0
+    assert values["images/chance/hit@1"] == pytest.approx(1 / 3)
+    assert values["texts/chance/hit@1"] == 0.5
+    assert values["queries"] == 30
+    assert values["tie_rate"] == report.tie_rates["pictures"]
+
+
+def test_nan_scores_stop_the_evaluation_unless_counted_as_last():
+    def failing(examples):
+        scores = knows_pictures(examples)
+        scores[21][2] = np.nan  # the positive of a "picture" list
+        return scores
+
+    run = {"models": {"m": failing}, "baselines": {}, "resamples": 10, "seed": 0}
+    with pytest.raises(MetricError, match="query q21"):
+        evaluate(Small(), "test", **run)
+    counted = evaluate(Small(), "test", **run, nan_last=True)
+    assert hit(counted, "kind: picture", "m") == pytest.approx(0.9)
+
+
+def test_limit_spreads_over_the_split():
+    assert [e.query.qid for e in examples_of(Small(), "test", 3)] == ["q0", "q10", "q20"]
+    assert len(examples_of(Small(), "test", 99)) == 30
+
+
+def test_one_name_for_two_scorers_is_an_error():
+    with pytest.raises(ValueError, match="rename"):
+        evaluate(Small(), "test", {"x": random_order}, {"x": random_order}, resamples=1, seed=0)
+
+
+# Baselines ----------------------------------------------------------------------------------------
+
+
+def test_bm25_follows_its_formula():
+    data = Small()
+    pool = ["red apple", "red red car", "blue sky over the sea"]
+    example = data.example("test", 0)
+    query = Query("q", (TextPart("red"),), None, "d", "k", "", "", "")
+    candidates = tuple(item(str(i), TextPart(text)) for i, text in enumerate(pool))
+    made = type(example)(query, candidates, (1, 0, 0), ("", "", ""))
+    (scores,) = BM25(pool)([made])
+    idf = math.log(1 + (3 - 2 + 0.5) / (2 + 0.5))
+    mean_length = (2 + 3 + 5) / 3
+
+    def expected(tf, length):
+        return idf * tf / (tf + 1.5 * (1 - 0.75 + 0.75 * length / mean_length))
+
+    assert scores == pytest.approx([expected(1, 2), expected(2, 3), 0.0], rel=1e-5)
+
+
+def test_tfidf_sees_parts_of_words_where_bm25_sees_none():
+    data = Small()
+    example = data.example("test", 0)
+    query = Query("q", (TextPart("2-methylbutanol"),), None, "d", "k", "", "", "")
+    texts = ("3-methylpentanol ester", "sodium chloride", "")
+    candidates = tuple(
+        item(str(i), TextPart(text) if text else ImagePart(b"-")) for i, text in enumerate(texts)
+    )
+    made = type(example)(query, candidates, (1, 0, 0), ("", "", ""))
+    pool = [text for text in texts if text]
+    assert BM25(pool)([made])[0].tolist() == [0, 0, 0]
+    (scores,) = TfIdf(pool)([made])
+    assert scores[0] > 0.1 and scores[1:].tolist() == [0, 0]
+
+
+def test_tfidf_of_equal_texts_is_one():
+    pool = ["red apple", "blue sky"]
+    query = Query("q", (TextPart("Red  apple"),), None, "d", "k", "", "", "")
+    candidates = tuple(item(str(i), TextPart(text)) for i, text in enumerate(pool))
+    made = type(Small().example("test", 0))(query, candidates, (1, 0), ("", ""))
+    (scores,) = TfIdf(pool)([made])
+    assert scores == pytest.approx([1.0, 0.0], abs=1e-6)
+
+
+def test_baselines_without_any_text_give_ties():
+    query = Query("q", (ImagePart(b"?"),), None, "d", "k", "", "", "")
+    candidates = (item("a", ImagePart(b"+")), item("b", TextPart("word")))
+    made = type(Small().example("test", 0))(query, candidates, (1, 0), ("", ""))
+    for scorer in (random_order, BM25(["word"]), BM25([]), TfIdf(["word"])):
+        if isinstance(scorer, BM25) and scorer._index is None:
+            made = type(made)(query, candidates[:1], (1,), ("",))
+        (scores,) = scorer([made])
+        assert scores.dtype == np.float32 and not scores.any()
+
+
+def test_the_pool_holds_every_text_once():
+    data = Small()
+    pool = text_pool(data, "test", examples_of(data, "test"))
+    assert len(pool) == len(set(pool)) == 50 and "" not in pool
+
+
+def test_dual_encoder_is_the_cosine_and_embeds_each_content_once():
+    seen = []
+
+    def embed(contents):
+        seen.extend(contents)
+        return np.asarray(
+            [
+                [3.0, 0.0] if c[0] in (ImagePart(b"+"), TextPart("alpha")) else [1.0, 1.0]
+                for c in contents
+            ]
+        )
+
+    data = Small()
+    examples = [data.example("test", 20), data.example("test", 20)]
+    scores = DualEncoder(embed)(examples)
+    assert scores[0] == pytest.approx([math.sqrt(0.5), math.sqrt(0.5), 1.0, math.sqrt(0.5)])
+    assert np.array_equal(scores[0], scores[1]) and len(seen) == 5
+
+
+@pytest.mark.parametrize("vectors", [np.zeros((5, 2)), np.ones((4, 2)), np.full((5, 2), np.nan)])
+def test_a_broken_encoder_is_an_error(vectors):
+    with pytest.raises(ValueError, match="embedding"):
+        DualEncoder(lambda contents: vectors)([Small().example("test", 20)])
+
+
+# Rerankers ----------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """Stands in for a Reranker: the logit is the length of the candidate's text."""
+
+    def __init__(self):
+        self.calls = []
+
+    def score_many(self, queries, candidate_lists, instruction=None):
+        self.calls.append((len(queries), instruction))
+        return [
+            np.asarray([len(c[0]) if isinstance(c[0], str) else -1 for c in cs], np.float32)
+            for cs in candidate_lists
+        ]
+
+
+def test_a_reranker_is_called_in_chunks_by_instruction_and_answers_in_order():
+    reranker = Recorder()
+    examples = examples_of(Small("find the card"), "test")
+    scores = reranker_scorer(reranker, lists_per_call=8)(examples)
+    assert reranker.calls == [(8, None), (7, None), (8, "find the card"), (7, "find the card")]
+    for example, values in zip(examples, scores, strict=True):
+        texts = [c.parts[0] for c in example.candidates]
+        assert values.tolist() == [len(t.text) if isinstance(t, TextPart) else -1 for t in texts]
+
+
+def test_content_keeps_the_order_of_parts():
+    parts = (ImagePart(b"1"), TextPart("two"), ImagePart("three.png"))
+    assert content(parts) == [{"image": b"1"}, "two", {"image": "three.png"}]
