@@ -27,11 +27,11 @@ from unirank_jax.metrics import (
     restrict,
     tie_rate,
 )
-from unirank_jax.significance import Difference, Interval, Resampled
+from unirank_jax.significance import Difference, Interval, Resampled, mcnemar
 
 HEADLINE = "hit@1"
 LEVEL = 0.95
-MACRO, MICRO = "macro over kinds", "all queries"
+MACRO, MICRO, SINGLE = "macro over kinds", "all queries", "single positive"
 WHOLE = "whole lists"
 PARTS = {"images only": "image", "texts only": "text"}  # view -> modality it keeps
 
@@ -48,6 +48,7 @@ class Row:
         queries: how many.
         values: scorer -> metric -> interval.
         differences: model -> other scorer -> paired difference on the headline metric.
+        mcnemar: model -> other scorer -> p value; empty for macro averages (not defined there).
     """
 
     view: str
@@ -55,6 +56,7 @@ class Row:
     queries: int
     values: dict[str, dict[str, Interval]]
     differences: dict[str, dict[str, Difference]]
+    mcnemar: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -234,7 +236,7 @@ def _slices(lists: Sequence[Judged]) -> list[_Slice]:
     found += _groups("kind", kinds)
     found += _groups("positive", [one.positive_modality for one in lists])
     single = np.flatnonzero([one.relevant == 1 for one in lists])
-    return [*found, ("single positive", single, None)] if len(single) else found
+    return [*found, (SINGLE, single, None)] if len(single) else found
 
 
 def _groups(title: str, labels: Sequence[str]) -> list[_Slice]:
@@ -281,15 +283,21 @@ def _rows(
         intervals: dict[str, dict[str, Interval]] = {scorer: {} for scorer in scores}
         for i, (scorer, metric) in enumerate(columns):
             intervals[scorer][metric] = drawn.interval(i, LEVEL)
+        others = {model: [name for name in scores if name != model] for model in models}
         differences = {
             model: {
                 other: drawn.difference(place[model, HEADLINE], place[other, HEADLINE], LEVEL)
-                for other in scores
-                if other != model
+                for other in others[model]
             }
             for model in models
         }
-        rows.append(Row(view, name, len(members), intervals, differences))
+        hits = {scorer: tables[scorer][HEADLINE][members] for scorer in scores}
+        tests = {
+            model: {o: mcnemar(hits[model], hits[o], seed=seed) for o in others[model]}
+            for model in models
+            if strata is None
+        }
+        rows.append(Row(view, name, len(members), intervals, differences, tests))
     return rows
 
 

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from train.evaluation import HEADLINE, MACRO, MICRO, PARTS, WHOLE, Report, Row
+from train.evaluation import HEADLINE, MACRO, MICRO, PARTS, SINGLE, WHOLE, Report, Row
 from unirank_jax.metrics import METRICS
 from unirank_jax.significance import Difference, Interval
 
@@ -39,7 +39,8 @@ def render(report: Report, *, every_slice: bool) -> str:
     for view in views:
         rows = [row for row in report.rows if row.view == view]
         for row in rows:
-            if row.name in (MACRO, MICRO, "single positive"):
+            repeats = row.name == SINGLE and row.queries == rows[0].queries  # the same as MICRO
+            if row.name in (MACRO, MICRO, SINGLE) and not repeats:
                 parts += [f"## {view}, {row.name} ({_count(row)} queries)", _metrics(report, row)]
         parts += [f"## {view}: {_title(HEADLINE)} by slice", _slices(report, rows)]
     for view in views:
@@ -66,7 +67,8 @@ def as_json(report: Report) -> dict[str, Any]:
 
 def _metrics(report: Report, row: Row) -> str:
     """One line per scorer, one column per metric."""
-    header = ["", *(_title(metric) for metric in METRICS), "tied pairs"]
+    whole = row.view == WHOLE  # the tie rate is that of whole lists
+    header = ["", *(_title(metric) for metric in METRICS), *(["tied pairs"] if whole else [])]
     lines = [
         [
             name,
@@ -76,7 +78,7 @@ def _metrics(report: Report, row: Row) -> str:
                 else f"{100 * values[metric].mean:.1f}"
                 for metric in METRICS
             ),
-            f"{100 * report.tie_rates[name]:.1f}",
+            *([f"{100 * report.tie_rates[name]:.1f}"] if whole else []),
         ]
         for name, values in row.values.items()
     ]
@@ -95,12 +97,19 @@ def _slices(report: Report, rows: Sequence[Row]) -> str:
 
 def _differences(rows: Sequence[Row]) -> str:
     lines = [
-        [row.name, _count(row), f"{model} - {other}", *_difference(difference)]
+        [
+            row.name,
+            _count(row),
+            f"{model} - {other}",
+            _difference(difference),
+            _p(difference.p),
+            _p(row.mcnemar[model][other]) if row.mcnemar else "",
+        ]
         for row in rows
         for model, others in row.differences.items()
         for other, difference in others.items()
     ]
-    return _table(["", "queries", "", "difference", "p (bootstrap)", "p (sign test)"], lines)
+    return _table(["", "queries", "", "difference", "p (bootstrap)", "p (McNemar)"], lines)
 
 
 def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -128,9 +137,8 @@ def _interval(value: Interval) -> str:
     return f"{100 * value.mean:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
 
 
-def _difference(value: Difference) -> list[str]:
-    low, high = 100 * value.low, 100 * value.high
-    return [f"{100 * value.mean:+.1f} [{low:+.1f}, {high:+.1f}]", _p(value.p), _p(value.p_sign)]
+def _difference(value: Difference) -> str:
+    return f"{100 * value.mean:+.1f} [{100 * value.low:+.1f}, {100 * value.high:+.1f}]"
 
 
 def _p(value: float) -> str:

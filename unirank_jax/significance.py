@@ -1,4 +1,4 @@
-"""How far a mean over queries can be trusted: bootstrap intervals, paired differences, sign test.
+"""How far a mean over queries can be trusted: bootstrap intervals, paired differences, McNemar.
 
 `Resampled` draws the resamples once for many columns (systems, metrics), so their differences are
 paired. Numpy only: no JAX here.
@@ -28,17 +28,15 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of a - b over the same queries, its interval and two p values.
+    """Mean of a - b over the same queries and its percentile bootstrap interval.
 
     `p` is two-sided, from the bootstrap: 2 (1 + resamples on the rarer side of 0) / (1 + all).
-    `p_sign` is `sign_test` over the queries.
     """
 
     mean: float
     low: float
     high: float
     p: float
-    p_sign: float
     queries: int
 
 
@@ -94,18 +92,24 @@ class Resampled:
             low=low,
             high=high,
             p=min(1.0, 2 * (rarer + 1) / (len(means) + 1)),
-            p_sign=sign_test(self.values[:, a], self.values[:, b]),
             queries=len(self.values),
         )
 
 
-def sign_test(a: Floats, b: Floats) -> float:
-    """Exact two-sided test that neither system wins more often; on Hit@1 it is McNemar's test.
+def mcnemar(a: Floats, b: Floats, *, seed: int) -> float:
+    """Exact two-sided McNemar test of two systems' hits on the same queries.
 
-    Queries with equal values say nothing. Under ties Hit@1 is an expected value between 0 and 1,
-    and the query counts for the system that has more of it.
+    The test needs hits of 0 or 1. Where ties make a hit an expected value between them, the ties
+    are broken once at random, by `seed`: each such query is a hit with that probability.
+
+    Args:
+        a, b: (Q,) expected hits, 0 to 1.
+
+    Returns: P(a split at least as uneven of the queries that only one system hits | p = 1/2).
     """
-    wins, losses = int((a > b).sum()), int((a < b).sum())
+    rng = np.random.default_rng(seed)
+    hits_a, hits_b = rng.random(len(a)) < a, rng.random(len(b)) < b
+    wins, losses = int((hits_a & ~hits_b).sum()), int((hits_b & ~hits_a).sum())
     n = wins + losses
     ways, tail = 1, 0  # ways = C(n, i)
     for i in range(min(wins, losses) + 1):
