@@ -14,7 +14,13 @@ import jax.numpy as jnp
 from unirank_jax.attention import MASKED
 from unirank_jax.batch import Array, Images, Rows
 from unirank_jax.layers import Compute
-from unirank_jax.model import Model, embeddings, encode_images, vocabulary_logits
+from unirank_jax.model import (
+    Model,
+    embeddings,
+    encode_images,
+    over_shards,
+    vocabulary_logits,
+)
 
 
 class PretrainBatch(NamedTuple):
@@ -106,4 +112,4 @@ def losses(
         vectors, caption = forward(model, shard, compute)
         return {**contrast(vectors, shard, temperature), "caption": caption}
 
-    return jax.tree.map(jnp.sum, jax.vmap(one)(batch))
+    return jax.tree.map(jnp.sum, over_shards(one, batch))

@@ -142,8 +142,7 @@ class PairSampler:
             index[0, at], start = starts[unit.instruction]
             image_query[0, at] = by_image
             fill(query, at, self._query(asked, unit.instruction), self.config, slots, start)
-            said = unit.texts[0] if rng.random() < 0.7 else unit.texts[order[-1]]
-            row = prompt.candidate([patches, TextPart(said)], "caption", 0)
+            row = prompt.candidate([patches, TextPart(unit.texts[0])], "caption", 0)
             row = _shorten(row, sizes.caption_tokens, prompt.suffix_length)
             fill(caption, at, row, self.config, slots, 0)
             end = int(np.flatnonzero(row.tokens == self.config.vision_end_id)[0])

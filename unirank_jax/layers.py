@@ -60,11 +60,15 @@ class Dense(nnx.Module):
         self.lora_scale = 0.0
 
     def __call__(self, x: Array) -> Array:
+        shape = x.shape
+        x = x.reshape(-1, shape[-1])  # a plain matrix: its weight gradient is one product
         y = x @ self.kernel[...].astype(x.dtype)
         if self.lora_a is not None and self.lora_b is not None:
             low = x @ self.lora_a[...].astype(x.dtype)
             y = y + (low @ self.lora_b[...].astype(x.dtype)) * self.lora_scale
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        if self.bias is not None:
+            y = y + self.bias[...].astype(x.dtype)
+        return y.reshape(*shape[:-1], y.shape[-1])
 
 
 class LayerNorm(nnx.Module):

@@ -6,7 +6,8 @@ values of their prefix, then z_yes - z_no in float32 at the last token of each c
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from flax import nnx
 from unirank_jax.batch import Batch, Images
 from unirank_jax.config import ModelConfig
 from unirank_jax.layers import Compute
-from unirank_jax.text import Embedding, Text
+from unirank_jax.text import Cache, Embedding, Text
 from unirank_jax.vision import Features, Vision
 
 Array = jax.Array
@@ -65,15 +66,38 @@ def label_logits(model: Model, states: Array, label_ids: tuple[int, int]) -> Arr
     return jnp.einsum("...d,d->...", states.astype(jnp.float32), yes - no)
 
 
+def embeddings(cache: Cache, read: Array) -> Array:
+    """Unit vectors for comparing contents alone: the last layer's values at token `read`.
+
+    cache: of rows (B, T); read (B,) int32 -> (B, K * H) float32. Values, because that is what the
+    label token of a candidate will read there: a dual encoder trained on them hands over directly.
+    """
+    values = cache.stages[-1][1][-1]  # (B, T, K, H)
+    chosen = jnp.take_along_axis(values, jnp.maximum(read, 0)[:, None, None, None], axis=1)
+    flat = chosen.reshape(chosen.shape[0], -1).astype(jnp.float32)
+    return flat * jax.lax.rsqrt(jnp.square(flat).sum(-1, keepdims=True) + 1e-6)
+
+
 def vocabulary_logits(model: Model, states: Array) -> Array:
     """Logits over the whole vocabulary for states (..., D): float32 (..., V)."""
     table = model.head_table.astype(states.dtype)
     return jnp.einsum("...d,vd->...v", states, table, preferred_element_type=jnp.float32)
 
 
+def over_shards(function: Callable[[Any], Any], batch: Any) -> Any:
+    """Apply a function of one shard to every shard of a batch, results with a leading S.
+
+    A single shard skips the vmap: with its extra axis the CPU compiler turns the weight gradients
+    into batched products, several times slower.
+    """
+    if jax.tree.leaves(batch)[0].shape[0] == 1:
+        return jax.tree.map(lambda x: x[None], function(jax.tree.map(lambda x: x[0], batch)))
+    return jax.vmap(function)(batch)
+
+
 def states(model: Model, batch: Batch, compute: Compute) -> Array:
     """Label states of a whole batch: (S, B, D), shards side by side."""
-    return jax.vmap(partial(label_states, model, compute=compute))(batch)
+    return over_shards(lambda shard: label_states(model, shard, compute), batch)
 
 
 def score(model: Model, batch: Batch, label_ids: tuple[int, int], compute: Compute) -> Array:

@@ -96,7 +96,7 @@ def grid_indices(
     return np.stack([row, column], -1).astype(np.int32), index.astype(np.int32), weight
 
 
-class _Slots:
+class Slots:
     """Image slots of one shard; equal pictures share a slot."""
 
     def __init__(self, config: ModelConfig, count: int, patches: int) -> None:
@@ -127,8 +127,8 @@ class _Slots:
         return slot * tokens
 
 
-def _fill(
-    rows: Rows, at: int, item: EncodedLike, config: ModelConfig, slots: _Slots, start: int
+def fill(
+    rows: Rows, at: int, item: EncodedLike, config: ModelConfig, slots: Slots, start: int
 ) -> int:
     """Write one sequence into row `at`; returns the position that follows it."""
     length = len(item.tokens)
@@ -168,14 +168,14 @@ def pack(
         raise ValueError(
             f"{len(prefixes)} prefixes and {len(candidates)} candidates do not fit {bucket}"
         )
-    slots = _Slots(config, bucket.images, bucket.patches)
+    slots = Slots(config, bucket.images, bucket.patches)
     prefix = empty_rows(bucket.prefixes, bucket.prefix_tokens)
     rows = empty_rows(bucket.rows, bucket.tokens)
     index = np.zeros((1, bucket.rows), np.int32)
-    starts = [_fill(prefix, at, item, config, slots, 0) for at, item in enumerate(prefixes)]
+    starts = [fill(prefix, at, item, config, slots, 0) for at, item in enumerate(prefixes)]
     for at, item in enumerate(candidates):
         index[0, at] = prefix_index[at]
-        _fill(rows, at, item, config, slots, starts[prefix_index[at]])
+        fill(rows, at, item, config, slots, starts[prefix_index[at]])
     return Batch(prefix=prefix, rows=rows, prefix_index=index, images=slots.arrays)
 
 

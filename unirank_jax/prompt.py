@@ -166,6 +166,16 @@ class Prompt:
 
     # ------------------------------------------------------------ pieces
 
+    def static(self, instruction: str | None = None) -> Encoded:
+        """The part of a prefix before the query, up to and with `<Query`."""
+        chosen = self.instruction if instruction is None else instruction
+        return self._encoded(self._static(chosen, "instruction"), [], False, "instruction")
+
+    @property
+    def suffix_length(self) -> int:
+        """Tokens of a candidate after its content."""
+        return len(self._suffix)
+
     @property
     def _least_candidate(self) -> int:
         """Tokens of the shortest candidate: lead, one token of text, suffix."""

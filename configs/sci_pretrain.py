@@ -1,0 +1,76 @@
+"""Visual pretraining of the tiny model, from which `configs/sci.py` starts.
+
+    python -m train.pretrain --config configs/sci_pretrain.py                # the embedded sample
+    python -m train.pretrain --config configs/sci_pretrain.py:open \\
+        --set source=DIR --workdir runs/base                                 # all open sources
+
+`DIR` is what `python -m unirank_jax.datasets.build sci --scale open --out DIR` wrote. The second
+form made the base that ships with the package. Published sizes need no pretraining.
+"""
+
+from dataclasses import replace
+
+from train.config import (
+    CheckpointSettings,
+    LogSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    choose,
+)
+from train.pretrain import PretrainConfig
+from train.units import PairSettings
+
+
+def tiny() -> PretrainConfig:
+    """A short run on the embedded sample."""
+    return PretrainConfig(
+        name="sci_pretrain",
+        seed=0,
+        preset="tiny",
+        source="sample:sci",
+        tokenizer="",
+        instructions={
+            "drawing": "Given a compound, retrieve its structure drawing or its record.",
+            "figure": "Given a description or a figure of a manual, retrieve what belongs to it.",
+        },
+        pools={"drawing": 56, "figure": 8},
+        prompt_id="unirank-native-1",
+        max_tokens=320,
+        max_query_tokens=40,
+        visual_tokens=16,
+        pairs=PairSettings(
+            units=64,
+            family_size=4,
+            family_share=0.5,
+            image_query_share=0.35,
+            query_tokens=48,
+            caption_tokens=48,
+            text_tokens=56,
+            patches=64,
+        ),
+        loss={"contrast": 1.0, "caption": 0.5},
+        temperature=0.05,
+        optimizer=OptimizerSettings(
+            lr=1.5e-3, weight_decay=0.02, beta1=0.9, beta2=0.98, eps=1e-8, clip_norm=1.0
+        ),
+        schedule=ScheduleSettings(steps=400, warmup_steps=100, final_fraction=0.05),
+        evaluate_every=200,
+        evaluation_batches=4,
+        checkpoint=CheckpointSettings(every_steps=200, keep=2),
+        log=LogSettings(every_steps=20, profile_steps=(0, 0)),
+    )
+
+
+def open_sources() -> PretrainConfig:
+    """The run that made the shipped base."""
+    return replace(
+        tiny(),
+        source="data/sci-open",
+        schedule=ScheduleSettings(steps=3500, warmup_steps=150, final_fraction=0.02),
+        evaluate_every=250,
+        checkpoint=CheckpointSettings(every_steps=250, keep=2),
+    )
+
+
+def get_config(argument: str | None) -> PretrainConfig:
+    return choose(argument, {"tiny": tiny, "open": open_sources}, "tiny")
