@@ -1,0 +1,361 @@
+"""Which lists, candidates and bucket make up global batch n: a pure function of (seed, sizes, n).
+
+Every process computes the same plan from an index of sizes, so all agree on the bucket without
+talking. The index is made once from headers, without decoding an image, and cached. No JAX here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unirank_jax.batch import Bucket
+from unirank_jax.datasets.dataset import Dataset
+from unirank_jax.prompt import Length, Prompt
+
+_PROBE = 48  # batches whose sizes decide the buckets
+
+
+class PlanError(ValueError):
+    """A dataset or setting from which no batch can be made."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """Sizes and judgements of a split as arrays. Lists are ragged: list i has slots
+    `starts[i]:starts[i + 1]` of `items` and `grades`."""
+
+    queries: np.ndarray  # (L,) str
+    query_sizes: np.ndarray  # (L, 3) int32: prefix tokens, images, patches of the largest
+    rel_min: np.ndarray  # (L,) int32
+    starts: np.ndarray  # (L + 1,) int64
+    items: np.ndarray  # (N,) int32: rows of item_ids
+    grades: np.ndarray  # (N,) int32
+    item_ids: np.ndarray  # (U,) str
+    item_sizes: np.ndarray  # (U, 3) int32: tokens after an empty prefix, images, patches
+    item_modality: np.ndarray  # (U,) str
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+
+def build_index(dataset: Dataset, split: str, prompt: Prompt) -> Index:
+    """Read every list, query and candidate of a split once; images by their headers only.
+
+    Raises:
+        ContentError: a content that cannot be encoded, by its id.
+        PlanError: the split has no list.
+    """
+    rows: dict[str, int] = {}
+    items: list[int] = []
+    lists = list(dataset.lists(split))
+    if not lists:
+        raise PlanError(f"split {split!r} has no list; give the dataset some or choose another")
+    for ranked in lists:
+        items += [rows.setdefault(did, len(rows)) for did in ranked.dids]
+    queries = [dataset.query(ranked.qid) for ranked in lists]
+    contents = [dataset.item(did) for did in rows]
+    return Index(
+        queries=np.array([query.qid for query in queries]),
+        query_sizes=_sizes(
+            prompt.prefix_length(query.parts, query.instruction, f"query {query.qid}")
+            for query in queries
+        ),
+        rel_min=np.array([query.rel_min for query in queries], np.int32),
+        starts=np.cumsum([0, *(len(ranked.dids) for ranked in lists)]),
+        items=np.array(items, np.int32),
+        grades=np.array([grade for ranked in lists for grade in ranked.grades], np.int32),
+        item_ids=np.array(list(rows)),
+        item_sizes=_sizes(
+            prompt.candidate_length(item.parts, f"candidate {item.did}", 0) for item in contents
+        ),
+        item_modality=np.array([item.modality for item in contents]),
+    )
+
+
+def cached_index(dataset: Dataset, split: str, prompt: Prompt, folder: Path) -> Index:
+    """`build_index`, kept in `folder` under a name made of everything that it depends on."""
+    key = {
+        "data": dataset.fingerprint,
+        "split": split,
+        "prompt": prompt.prompt_id,
+        "instruction": prompt.instruction,
+        "tokens": [prompt.max_tokens, prompt.max_query_tokens],
+        "images": repr(prompt.spec),
+        "tokenizer": _fingerprint(prompt),
+    }
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    path = folder / f"sizes-{split}-{name}.npz"
+    if path.exists():
+        with np.load(path, allow_pickle=False) as stored:
+            return Index(**{field.name: stored[field.name] for field in fields(Index)})
+    index = build_index(dataset, split, prompt)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez(temporary, **{field.name: getattr(index, field.name) for field in fields(Index)})
+    temporary.replace(path)
+    return index
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """The shape of a global batch and how lists are sampled."""
+
+    seed: int
+    micro_batches: int  # M
+    shards: int  # S
+    lists: int  # G, per micro-batch and shard
+    list_size: int  # C
+    max_positives: int
+    min_other_modality: int
+    length_window: int  # batches among which lists are grouped by length; 1 = no grouping
+    max_tokens: int
+    buckets: int  # compiled programs at most
+
+
+class Chosen(NamedTuple):
+    """One list of a batch: its number in the index and the slots that were sampled from it."""
+
+    number: int
+    slots: np.ndarray  # positions in Index.items
+
+
+class BatchPlan(NamedTuple):
+    """What goes into a global batch: lists [m][s][g], and the bucket of every shard."""
+
+    lists: list[list[list[Chosen]]]
+    bucket: Bucket
+
+
+class TrainPlan:
+    """An endless sequence of batches: `plan[n]` for n = 0, 1, ..., epoch after epoch."""
+
+    def __init__(self, index: Index, settings: PlanSettings) -> None:
+        self.index, self.settings = index, settings
+        self.per_batch = settings.micro_batches * settings.shards * settings.lists
+        self.per_epoch = max(1, len(index) // self.per_batch)
+        self._window = lru_cache(maxsize=4)(self._make_window)
+        self._check()
+        probe = [need(index, n, settings) for n in self._probe()]
+        self.buckets = choose_buckets(probe, largest(index, settings), settings.buckets)
+
+    def __getitem__(self, number: int) -> BatchPlan:
+        lists = self._lists(number)
+        wanted = need(self.index, lists, self.settings)
+        return BatchPlan(lists, fitting(wanted, self.buckets))
+
+    def _check(self) -> None:
+        relevant = self.index.grades >= np.repeat(self.index.rel_min, np.diff(self.index.starts))
+        if not relevant.any():
+            raise PlanError("no list has a relevant candidate (grade >= rel_min); check the grades")
+
+    def _probe(self) -> Iterator[list[list[list[Chosen]]]]:
+        count = min(self.per_epoch, _PROBE)
+        for number in range(count):
+            yield self._lists(number * self.per_epoch // count)
+
+    def _lists(self, number: int) -> list[list[list[Chosen]]]:
+        epoch, at = divmod(number, self.per_epoch)
+        window, inside = divmod(at, self.settings.length_window)
+        chosen = iter(self._window(epoch, window)[inside])
+        settings = self.settings
+        return [
+            [[next(chosen) for _ in range(settings.lists)] for _ in range(settings.shards)]
+            for _ in range(settings.micro_batches)
+        ]
+
+    def _make_window(self, epoch: int, window: int) -> list[list[Chosen]]:
+        """The batches of a window: lists of like length together, batches in random order."""
+        first = window * self.settings.length_window
+        count = min(self.settings.length_window, self.per_epoch - first)
+        order = _order(self.settings.seed, epoch, len(self.index))
+        order = np.resize(order, max(len(order), self.per_batch))  # a small set repeats lists
+        numbers = order[first * self.per_batch : (first + count) * self.per_batch]
+        lists = [sample(self.index, int(n), epoch, self.settings) for n in numbers]
+        if self.settings.length_window > 1:
+            lists.sort(key=lambda chosen: _length(self.index, chosen))
+        batches = [lists[n * self.per_batch : (n + 1) * self.per_batch] for n in range(count)]
+        rng = np.random.default_rng([self.settings.seed, epoch, window, 1])
+        return [batches[n] for n in rng.permutation(count)]
+
+
+class EvaluationPlan:
+    """Whole lists in order, `limit` of them spread evenly; the last batch may have empty places."""
+
+    def __init__(self, index: Index, settings: PlanSettings, limit: int) -> None:
+        self.index, self.settings = index, settings
+        count = min(limit, len(index))
+        numbers = np.arange(count) * len(index) // count
+        lists = [
+            Chosen(int(n), np.arange(index.starts[n], index.starts[n + 1])[: settings.list_size])
+            for n in numbers
+        ]
+        lists.sort(key=lambda chosen: _length(index, chosen))
+        size = settings.shards * settings.lists
+        self.batches = []
+        for first in range(0, count, size):
+            some = lists[first : first + size]
+            cut = range(0, size, settings.lists)
+            self.batches.append([[some[c : c + settings.lists] for c in cut]])
+        needs = [need(index, batch, settings) for batch in self.batches]
+        self.buckets = choose_buckets(needs, None, settings.buckets)
+        self.needs = needs
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> BatchPlan:
+        return BatchPlan(self.batches[number], fitting(self.needs[number], self.buckets))
+
+
+def sample(index: Index, number: int, epoch: int, settings: PlanSettings) -> Chosen:
+    """Up to `max_positives` relevant candidates of a list, the rest others; unjudged ones never.
+
+    Among the others at least `min_other_modality` have another modality than the first relevant
+    one, and as many have its own, where the list has them (algorithm.md 7.4).
+    """
+    rng = np.random.default_rng([settings.seed, epoch, number, 2])
+    slots = rng.permutation(np.arange(index.starts[number], index.starts[number + 1]))
+    grades = index.grades[slots]
+    relevant = slots[grades >= index.rel_min[number]][: settings.max_positives]
+    others = slots[(grades >= 0) & (grades < index.rel_min[number])]
+    wanted = settings.list_size - len(relevant)
+    if len(relevant) and settings.min_other_modality:
+        modality = index.item_modality
+        own = modality[index.items[others]] == modality[index.items[relevant[0]]]
+        least = settings.min_other_modality
+        early = np.where(own, np.cumsum(own), np.cumsum(~own)) <= least
+        others = np.concatenate([others[early], others[~early]])
+    return Chosen(number, np.concatenate([relevant, others[:wanted]]))
+
+
+def need(index: Index, lists: list[list[list[Chosen]]], settings: PlanSettings) -> Bucket:
+    """Sizes that hold every shard of a batch: exact, but for equal pictures under other ids."""
+    shards = [shard for micro in lists for shard in micro]
+    prefix = tokens = images = patches = 0
+    for shard in shards:
+        numbers = [chosen.number for chosen in shard]
+        if not numbers:
+            continue
+        queries = index.query_sizes[numbers]
+        prefix = max(prefix, int(queries[:, 0].max()))
+        unique = np.unique(np.concatenate([index.items[chosen.slots] for chosen in shard]))
+        sizes = index.item_sizes[unique]
+        images = max(images, int(queries[:, 1].sum() + sizes[:, 1].sum()))
+        patches = max(patches, int(queries[:, 2].max()), int(sizes[:, 2].max(initial=0)))
+        for chosen in shard:
+            room = settings.max_tokens - int(index.query_sizes[chosen.number, 0])
+            tokens = max(tokens, min(_length(index, chosen), room))
+    rows = settings.lists * settings.list_size
+    return Bucket(settings.lists, prefix, rows, tokens, images, patches)
+
+
+def largest(index: Index, settings: PlanSettings) -> Bucket:
+    """Sizes that hold any batch of this index."""
+    rows = settings.lists * settings.list_size
+    queries, items = index.query_sizes.max(0), index.item_sizes.max(0)
+    images = settings.lists * int(queries[1]) + min(rows, len(index.item_ids)) * int(items[1])
+    return Bucket(
+        settings.lists,
+        int(queries[0]),
+        rows,
+        min(int(items[0]), settings.max_tokens - int(index.query_sizes[:, 0].min())),
+        images,
+        max(int(queries[2]), int(items[2])),
+    )
+
+
+def choose_buckets(needs: Sequence[Bucket], top: Bucket | None, limit: int) -> tuple[Bucket, ...]:
+    """At most `limit` buckets for these needs, cheapest first; `top`, if any, is among them.
+
+    Sizes are rounded up to rungs (ratio about sqrt 2), then the two buckets whose union costs least
+    are joined until few enough are left.
+    """
+    uses: dict[Bucket, int] = {}
+    for wanted in needs:
+        rounded = _round(wanted)
+        uses[rounded] = uses.get(rounded, 0) + 1
+    if top is not None:
+        uses.setdefault(_round(top), 0)
+    while len(uses) > limit:
+        found = list(uses)
+        pairs = [(a, b) for i, a in enumerate(found) for b in found[i + 1 :]]
+        a, b = min(pairs, key=lambda pair: _joining_cost(pair[0], pair[1], uses))
+        count = uses.pop(a) + uses.pop(b)
+        both = _union(a, b)
+        uses[both] = uses.get(both, 0) + count
+    return tuple(sorted(uses, key=lambda bucket: (_cost(bucket), bucket)))
+
+
+def fitting(wanted: Bucket, buckets: Sequence[Bucket]) -> Bucket:
+    """The cheapest bucket that holds `wanted`."""
+    for bucket in buckets:
+        if _union(bucket, wanted) == bucket:
+            return bucket
+    raise PlanError(f"no bucket holds {wanted}; there are {list(buckets)}")
+
+
+def _sizes(lengths: Iterable[Length]) -> np.ndarray:
+    rows = [(n.tokens, len(n.patches), max(n.patches, default=0)) for n in lengths]
+    return np.array(rows, np.int32).reshape(-1, 3)
+
+
+def _fingerprint(prompt: Prompt) -> list[int]:
+    """Ids that change with the vocabulary, its merges or its special tokens."""
+    text = "Fluorobenzene C6H5F: figure 12, the quick brown fox; Über 3.14 \n 日本"
+    return [*prompt.static().tokens.tolist(), *prompt.tokenizer.encode(text)]
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def _length(index: Index, chosen: Chosen) -> int:
+    return int(index.item_sizes[index.items[chosen.slots], 0].max(initial=0))
+
+
+def _rung(size: int) -> int:
+    """The next of 16, 24, 32, 48, 64, 96, 128, ...; 0 stays 0."""
+    rung = 16
+    while rung < size:
+        rung = rung * 3 // 2 if rung & (rung - 1) == 0 else rung * 4 // 3
+    return rung if size else 0
+
+
+def _round(bucket: Bucket) -> Bucket:
+    """Rungs for tokens and images; patches to a multiple of 16."""
+    patches = -(-bucket.patches // 16) * 16
+    tokens, prefix, images = (
+        _rung(size) for size in (bucket.tokens, bucket.prefix_tokens, bucket.images)
+    )
+    return Bucket(bucket.prefixes, prefix, bucket.rows, tokens, images, patches)
+
+
+def _union(a: Bucket, b: Bucket) -> Bucket:
+    sizes: dict[str, Any] = {
+        f.name: max(getattr(a, f.name), getattr(b, f.name)) for f in fields(Bucket)
+    }
+    return Bucket(**sizes)
+
+
+def _cost(bucket: Bucket) -> int:
+    """Tokens and patches that a program of this bucket computes."""
+    return (
+        bucket.prefixes * bucket.prefix_tokens
+        + bucket.rows * bucket.tokens
+        + bucket.images * bucket.patches
+    )
+
+
+def _joining_cost(a: Bucket, b: Bucket, uses: dict[Bucket, int]) -> tuple[int, int]:
+    """What the batches of both pay for sharing a bucket; ties by the size of the result."""
+    cost = _cost(_union(a, b))
+    return uses[a] * (cost - _cost(a)) + uses[b] * (cost - _cost(b)), cost
