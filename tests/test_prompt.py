@@ -132,10 +132,10 @@ def test_a_cut_after_the_marker_would_differ(qwen3: Tokenizer) -> None:
 
 def test_the_embedded_tokenizer_cuts_anywhere_in_its_own_data() -> None:
     """Apart equals at once for texts of the embedded sample, as queries and as candidates."""
-    sample = TINY.parent / "sci"
+    sample = TINY.parent / "sample" / "sci"
     if not (TINY.exists() and sample.exists()):
         pytest.skip("the embedded tokenizer or sample is not built yet")
-    from unirank_jax.datasets.records import sample as open_sample
+    from unirank_jax.datasets.dataset import sample as open_sample
 
     tokenizer = Tokenizer.from_file(TINY)
     data = open_sample("sci")
