@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from train import evaluate as command
-from train.baselines import BM25, DualEncoder, TfIdf, random_order, text_baselines, text_pool
+from train.baselines import BM25, DualEncoder, TfIdf, random_order, text_pool
 from train.evaluation import (
     MACRO,
     MICRO,
@@ -94,9 +94,7 @@ def knows_pictures(examples):
 
 @pytest.fixture(scope="module")
 def report():
-    data = Small()
-    baselines = text_baselines(data, "test", examples_of(data, "test"))
-    return evaluate(data, "test", {"pictures": knows_pictures}, baselines, resamples=500, seed=0)
+    return evaluate(Small(), "test", {"pictures": knows_pictures}, resamples=500, seed=0)
 
 
 def hit(report, name, scorer, view="whole lists"):
@@ -189,11 +187,18 @@ def test_nan_scores_stop_the_evaluation_unless_counted_as_last():
         scores[21][2] = np.nan  # the positive of a "picture" list
         return scores
 
-    run = {"models": {"m": failing}, "baselines": {}, "resamples": 10, "seed": 0}
+    run = {"models": {"m": failing}, "resamples": 10, "seed": 0}
     with pytest.raises(MetricError, match="query q21"):
         evaluate(Small(), "test", **run)
     counted = evaluate(Small(), "test", **run, nan_last=True)
     assert hit(counted, "kind: picture", "m") == pytest.approx(0.9)
+
+
+def test_further_baselines_join_the_three_that_are_always_shown():
+    more = {"dual encoder": random_order}
+    report = evaluate(Small(), "test", {"m": knows_pictures}, more, resamples=1, seed=0)
+    assert report.baselines == ("random", "BM25", "TF-IDF", "dual encoder")
+    assert "dual encoder" in report.row(MICRO).differences["m"]
 
 
 def test_limit_spreads_over_the_split():
@@ -203,7 +208,7 @@ def test_limit_spreads_over_the_split():
 
 def test_one_name_for_two_scorers_is_an_error():
     with pytest.raises(ValueError, match="rename"):
-        evaluate(Small(), "test", {"x": random_order}, {"x": random_order}, resamples=1, seed=0)
+        evaluate(Small(), "test", {"random": random_order}, resamples=1, seed=0)
 
 
 # Baselines ----------------------------------------------------------------------------------------

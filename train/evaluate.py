@@ -12,14 +12,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.baselines import Scorer, text_baselines
+from train.baselines import Scorer
 from train.config import ConfigError, load
 from train.evaluation import (
     Report,
     Row,
     evaluate,
     evaluate_scores,
-    examples_of,
     reranker_scorer,
 )
 from train.tables import as_json, render
@@ -57,13 +56,10 @@ def run(arguments: argparse.Namespace) -> Report:
             f"{dataset.path}: no lists in split {arguments.split!r}; "
             f"choose one of: {', '.join(dataset.splits)}"
         )
-    examples = examples_of(dataset, arguments.split, arguments.limit)
-    models = _models(arguments.model)
     return evaluate(
         dataset,
         arguments.split,
-        models,
-        text_baselines(dataset, arguments.split, examples),
+        _models(arguments.model),
         resamples=arguments.resamples,
         seed=config.seed,
         limit=arguments.limit,

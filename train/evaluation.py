@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from train.baselines import Scorer, Scores
+from train.baselines import Scorer, Scores, text_baselines
 from unirank_jax.content import Part, TextPart
 from unirank_jax.datasets.dataset import Dataset
 from unirank_jax.datasets.records import Example
@@ -89,7 +89,7 @@ def evaluate(
     dataset: Dataset,
     split: str,
     models: Mapping[str, Scorer],
-    baselines: Mapping[str, Scorer],
+    baselines: Mapping[str, Scorer] | None = None,
     *,
     resamples: int,
     seed: int,
@@ -100,7 +100,7 @@ def evaluate(
 
     Args:
         models: name -> scorer (see baselines.py); each is compared with every other scorer.
-        baselines: name -> scorer, shown first.
+        baselines: more of them, e.g. a dual encoder; random, BM25 and TF-IDF are always shown.
         resamples: bootstrap resamples of the queries.
         limit: at most this many lists, evenly spaced over the split.
         nan_last: count candidates that failed (NaN) as last instead of raising.
@@ -109,10 +109,11 @@ def evaluate(
         MetricError: NaN scores or lists without a relevant candidate, all named at once.
         ValueError: a name given to both a model and a baseline.
     """
+    examples = examples_of(dataset, split, limit)
+    baselines = {**text_baselines(dataset, split, examples), **(baselines or {})}
     both = models.keys() & baselines.keys()
     if both:
         raise ValueError(f"{sorted(both)}: names of a model and of a baseline; rename the model")
-    examples = examples_of(dataset, split, limit)
     scores = {name: scorer(examples) for name, scorer in {**baselines, **models}.items()}
     about = {
         "data": dataset.path.name,

@@ -121,7 +121,7 @@ def mcnemar(a: Floats, b: Floats, *, seed: int) -> float:
 
 def _counts(rng: np.random.Generator, queries: int, resamples: int) -> Floats:
     """How often each query is drawn in each resample: (resamples, queries)."""
-    drawn = rng.integers(queries, size=(resamples, queries))
+    drawn = rng.integers(queries, size=(resamples, queries), dtype=np.int32)
     flat = (drawn + queries * np.arange(resamples)[:, None]).ravel()
     counts = np.bincount(flat, minlength=resamples * queries)
     return counts.reshape(resamples, queries).astype(np.float64)
