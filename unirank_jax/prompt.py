@@ -202,38 +202,36 @@ class Prompt:
         chosen = self.instruction if instruction is None else instruction
         static = self._static(chosen, f"{where}.instruction")
         limit = self.max_query_tokens + self._query_frame + _image_tokens(items)
-        items, truncated = self._cut(_QUERY_LEAD, items, _QUERY_TAIL, limit)
-        if not items:
+        ids, kept, truncated = self._fit(_QUERY_LEAD, items, _QUERY_TAIL, limit)
+        if not kept:
             raise content_error(
                 where,
                 f"its first character takes more than {self.max_query_tokens} tokens",
                 "raise max_query_tokens",
             )
-        ids = static + self._ids(_QUERY_LEAD, items, _QUERY_TAIL)
-        if len(ids) + self._least_candidate > self.max_tokens:
+        if len(static) + len(ids) + self._least_candidate > self.max_tokens:
             raise content_error(
                 where,
-                f"the query's prompt takes {len(ids)} of {self.max_tokens} tokens "
+                f"the query's prompt takes {len(static) + len(ids)} of {self.max_tokens} tokens "
                 f"({_image_tokens(items)} for images, {len(static)} up to the instruction's end) "
                 "and leaves no room for a candidate",
                 "use fewer or smaller images, shorten the instruction or raise max_tokens",
             )
-        return ids, items, truncated
+        return static + ids, kept, truncated
 
     def _candidate(
         self, items: list[_Item], where: str, prefix_length: int
     ) -> tuple[list[int], list[_Item], bool]:
         limit = self.max_tokens - prefix_length - len(self._suffix)
-        kept, truncated = self._cut(_CANDIDATE_LEAD, items, "", limit)
-        ids = self._ids(_CANDIDATE_LEAD, kept, "") + self._suffix
-        if not kept or len(ids) + prefix_length > self.max_tokens:
+        ids, kept, truncated = self._fit(_CANDIDATE_LEAD, items, "", limit)
+        if not kept or len(ids) > limit:
             raise content_error(
                 where,
                 f"after the query's {prefix_length} tokens it does not fit {self.max_tokens} "
                 f"tokens, even with its text cut ({_image_tokens(items)} tokens are for images)",
                 "use fewer or smaller images, a shorter query or a larger max_tokens",
             )
-        return ids, kept, truncated
+        return ids + self._suffix, kept, truncated
 
     def _items(self, parts: Sequence[InputPart], where: str, decode_images: bool) -> list[_Item]:
         """Texts and images in the order of this prompt version."""
@@ -279,26 +277,25 @@ class Prompt:
             text = ""
         return ids + self.tokenizer.encode(text + tail)
 
-    def _cut(
+    def _fit(
         self, lead: str, items: list[_Item], tail: str, limit: int
-    ) -> tuple[list[_Item], bool]:
-        """Items whose ids number at most `limit` if cutting text can do it, and whether text fell.
+    ) -> tuple[list[int], list[_Item], bool]:
+        """Ids, at most `limit` if cutting text can do it; what is left of the items; any cut?
 
         Later text is cut first, at the characters where tokens end; then the rest is encoded anew,
         because a token at a cut may encode differently, until it fits.
         """
         kept = list(items)
-        excess = len(self._ids(lead, kept, tail)) - limit
+        ids = self._ids(lead, kept, tail)
         for at in reversed(range(len(kept))):
             text = kept[at]
-            while isinstance(text, str) and text and excess > 0:
+            while isinstance(text, str) and text and len(ids) > limit:
+                excess = len(ids) - limit
                 offsets = self.tokenizer.offsets(text)
                 start = offsets[-excess][0] if excess < len(offsets) else 0
                 kept[at] = text = text[: min(start, len(text) - 1)]
-                excess = len(self._ids(lead, kept, tail)) - limit
-            if excess <= 0:
-                break
-        return [item for item in kept if item != ""], kept != items
+                ids = self._ids(lead, kept, tail)
+        return ids, [item for item in kept if item != ""], kept != items
 
     # ------------------------------------------------------------ results
 
