@@ -32,7 +32,7 @@ HOST = (
 # Heavy or risky libraries and the only files that may import them.
 OWNERS = {
     "orbax": {"train/checkpoint.py"},
-    "safetensors": {"unirank_jax/weights.py", "unirank_jax/lora.py"},
+    "safetensors": {"unirank_jax/weights.py", "unirank_jax/export.py"},
     "huggingface_hub": {"unirank_jax/hub.py"},
     "bm25s": {"train/baselines.py"},
     "tensorboardX": {"train/report.py"},
