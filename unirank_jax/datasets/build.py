@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 
 from unirank_jax.datasets import sci
-from unirank_jax.datasets.dataset import Dataset, DatasetError
-from unirank_jax.datasets.molecules import SourceError
+from unirank_jax.datasets.dataset import Dataset, DatasetError, SourceError
 from unirank_jax.datasets.tokenizer import save_tokenizer, train_tokenizer, training_texts
 
 
@@ -28,7 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     command.add_argument("--limit", type=int, help="only that many molecules, for a quick trial")
     command = commands.add_parser("tokenizer", help="a small tokenizer from a dataset's texts")
-    command.add_argument("--data", type=Path, required=True, help="dataset; its train split is read")
+    command.add_argument(
+        "--data", type=Path, required=True, help="dataset; its train split is read"
+    )
     command.add_argument("--out", type=Path, required=True, help="folder for the two files")
     command.add_argument("--vocab", type=int, required=True, help="size with special tokens")
     command.add_argument("--max-length", type=int, default=4096, help="model_max_length to record")

@@ -26,6 +26,10 @@ class DatasetError(ValueError):
     """A dataset cannot be read; the message names the place and the remedy."""
 
 
+class SourceError(RuntimeError):
+    """A builder's source or tool is missing or not the expected one; names the remedy."""
+
+
 class Dataset(ABC):
     """Items, queries and lists. Instances can be pickled: a worker process opens its own files."""
 

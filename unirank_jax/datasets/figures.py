@@ -15,13 +15,13 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
 from unirank_jax.content import ImagePart, TextPart
-from unirank_jax.datasets.molecules import SourceError
+from unirank_jax.datasets.dataset import SourceError
+from unirank_jax.datasets.pages import Block, page_blocks
 from unirank_jax.datasets.records import Item, dup_id_of
 
 FIGURE_PIXELS = 96
@@ -74,10 +74,8 @@ _PICTURE = re.compile(r"\bdata\.(\w+)\(|from skimage\.data import ([\w, ]+)")
 _COMPUTED = {"binary_blobs", "shepp_logan_phantom", "checkerboard", "colorwheel"}
 _DECORATION = re.compile(r"_thumb|_static|/math/|logo|sponsor|icon|badge|inheritance|graphviz")
 _NUMBER = re.compile(r"^((Fig(ure)?|Table)\.?\s*\d[\d.]*\s*[:.]?\s*)+", re.IGNORECASE)
-_BOILERPLATE = re.compile(
-    r"^(Total running time|Click here|Download|Gallery generated|Note$|Out:|Home$|Navigation$)"
-)
-_SKIPPED_PAGES = {"index.html", "about.html", "search.html", "genindex.html"}
+# Lists of sponsors and users: their pictures are logos.
+_SKIPPED_PAGES = {"index.html", "about.html", "testimonials.html"}
 
 
 @dataclass(frozen=True)
@@ -94,14 +92,6 @@ class Figure:
     @property
     def unit_id(self) -> str:
         return "f" + hashlib.sha256(self.image).hexdigest()[:10]
-
-
-@dataclass
-class _Block:
-    kind: str  # "heading", "paragraph" or "image"
-    text: str = ""
-    source: str = ""
-    alternative: str = ""
 
 
 @dataclass
@@ -264,7 +254,7 @@ def _shows_pictures(package: Package, text: str) -> bool:
 
 
 def _page_figures(package: Package, root: Path, path: Path, text: str) -> Iterator[_Found]:
-    blocks = _Blocks.of(text)
+    blocks = page_blocks(text)
     title = next((block.text for block in blocks if block.alternative == "h1"), path.stem)
     section = title
     for number, block in enumerate(blocks):
@@ -291,7 +281,7 @@ def _page_figures(package: Package, root: Path, path: Path, text: str) -> Iterat
         )
 
 
-def _passage(blocks: list[_Block], number: int, caption: str) -> str | None:
+def _passage(blocks: list[Block], number: int, caption: str) -> str | None:
     """The paragraph before the figure, else after it, within the same section."""
     for step in (-1, 1):
         position = number + step
@@ -302,68 +292,3 @@ def _passage(blocks: list[_Block], number: int, caption: str) -> str | None:
                     return text[:MAX_TEXT]
             position += step
     return None
-
-
-class _Blocks(HTMLParser):
-    """Headings, paragraphs and images of a page in reading order, captions joined to images."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.blocks: list[_Block] = []
-        self._open: list[str] | None = None
-        self._kind = ""
-        self._figure: list[_Block] = []
-        self._skip = 0
-
-    @classmethod
-    def of(cls, text: str) -> list[_Block]:
-        parser = cls()
-        parser.feed(text)
-        parser.close()
-        return parser.blocks
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = {name: value or "" for name, value in attrs}
-        if tag in ("pre", "script", "style", "nav", "footer"):
-            self._skip += 1
-        elif self._skip:
-            return
-        elif tag == "img":
-            alternative = values.get("alt", "")
-            block = _Block("image", "", values.get("src", ""), _clean(alternative))
-            self.blocks.append(block)
-            self._figure.append(block)
-        elif tag == "figure":
-            self._figure = []
-        elif tag == "figcaption":
-            self._open, self._kind = [], "caption"
-        elif re.fullmatch(r"h[1-6]", tag):
-            self._open, self._kind = [], "heading"
-        elif tag == "p" and self._kind != "caption":
-            self._open, self._kind = [], "paragraph"
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("pre", "script", "style", "nav", "footer"):
-            self._skip = max(0, self._skip - 1)
-            return
-        closes = {"caption": "figcaption", "paragraph": "p", "heading": tag}.get(self._kind)
-        if self._open is None or tag != closes:
-            return
-        if self._kind == "heading" and not re.fullmatch(r"h[1-6]", tag):
-            return
-        text = _clean("".join(self._open))
-        if self._kind == "caption":
-            for block in self._figure[-1:]:
-                block.text = text
-        elif text and not _BOILERPLATE.match(text):
-            level = tag if self._kind == "heading" else ""
-            self.blocks.append(_Block(self._kind, text, alternative=level))
-        self._open, self._kind = None, ""
-
-    def handle_data(self, data: str) -> None:
-        if self._open is not None and not self._skip:
-            self._open.append(data)
-
-
-def _clean(text: str) -> str:
-    return re.sub(r"\s+", " ", text.replace("¶", " ")).strip()

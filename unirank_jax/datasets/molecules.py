@@ -7,7 +7,6 @@ the depiction, the card's sentence frame and the choice of the synonym are ours.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import re
 from collections.abc import Iterable
@@ -16,11 +15,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from unirank_jax.content import ImagePart, TextPart
-from unirank_jax.datasets.records import Item, dup_id_of, normalized_text
+from unirank_jax.content import ImagePart, TextPart, modality
+from unirank_jax.datasets.dataset import SourceError
+from unirank_jax.datasets.records import Item, dup_id_of, hash_number, normalized_text
 
 SOURCE = "chemicals"
 LICENCE = "MIT"
@@ -36,7 +37,8 @@ MIXED_SHARE = 3  # one molecule in so many has an item that holds drawing and te
 # Catalogue numbers, not names: "stk366316", "schembl 12", hexadecimal identifiers.
 _CATALOGUE = re.compile(
     r"^[a-z]{1,9}[- ]?\d{3,}|\d{5,}|[0-9a-f]{8}-[0-9a-f]{4}|unii|einecs|schembl|chembl|dtxsid|"
-    r"akos|chebi|mfcd|zinc|reagent|standard|certified|analytical|grade|inverted|  |[%;:?]|\bfema\b|\busp\b"
+    r"akos|chebi|mfcd|zinc|reagent|standard|certified|analytical|grade|inverted|  |[%;:?]|"
+    r"\bfema\b|\busp\b"
 )
 
 
@@ -58,10 +60,6 @@ class Molecule:
         return f"m{self.number}"
 
 
-class SourceError(RuntimeError):
-    """A source of the builder is missing or not the expected one; names the remedy."""
-
-
 def read_molecules() -> list[Molecule]:
     """The usable rows in table order: one fragment, 3 to 14 heavy atoms, carbon first.
 
@@ -70,7 +68,9 @@ def read_molecules() -> list[Molecule]:
     """
     spec = find_spec("chemicals")
     if spec is None or spec.origin is None:
-        raise SourceError(f"package `chemicals` is missing; pip install chemicals=={PINNED_VERSION}")
+        raise SourceError(
+            f"package `chemicals` is missing; pip install chemicals=={PINNED_VERSION}"
+        )
     if version("chemicals") != PINNED_VERSION:
         raise SourceError(
             f"package `chemicals` is {version('chemicals')}, the data is defined by "
@@ -135,15 +135,15 @@ def choose_synonym(name: str, synonyms: Iterable[str]) -> str | None:
 
 def draw_molecule(smiles: str) -> bytes | None:
     """A structure drawing as PNG (96 x 96, 16 grey levels); None where RDKit cannot read it."""
-    from rdkit import Chem, RDLogger
+    from rdkit import Chem, rdBase
     from rdkit.Chem.Draw import rdMolDraw2D
 
-    RDLogger.DisableLog("rdApp.*")
+    rdBase.DisableLog("rdApp.*")
     structure = Chem.MolFromSmiles(smiles)
     if structure is None:
         return None
     canvas = rdMolDraw2D.MolDraw2DCairo(DRAWING_PIXELS, DRAWING_PIXELS)
-    options = canvas.drawOptions()
+    options: Any = canvas.drawOptions()
     options.useBWAtomPalette()
     options.bondLineWidth = 1.2
     options.minFontSize = 9
@@ -174,12 +174,10 @@ def molecule_items(molecule: Molecule, drawing: bytes) -> list[Item]:
 
     def item(kind: str, suffix: str, *contents: str | bytes) -> Item:
         parts = tuple(TextPart(x) if isinstance(x, str) else ImagePart(x) for x in contents)
-        images = any(isinstance(x, bytes) for x in contents)
-        texts = any(isinstance(x, str) for x in contents)
         return Item(
             did=f"{molecule.unit_id}.{suffix}",
             parts=parts,
-            modality="mixed" if images and texts else "image" if images else "text",
+            modality=modality(parts),
             unit_id=molecule.unit_id,
             family=molecule.formula,
             kind=kind,
@@ -207,11 +205,6 @@ def card_text(molecule: Molecule) -> str:
     if molecule.synonym is None or hash_number(molecule.unit_id, "formula") % 2 == 0:
         text += f", formula {molecule.formula}"
     return text + "."
-
-
-def hash_number(*words: str) -> int:
-    """A number that depends only on the words: the source of every deterministic choice."""
-    return int.from_bytes(hashlib.sha256("\0".join(words).encode()).digest()[:8], "little")
 
 
 def _trigrams(text: str) -> set[str]:

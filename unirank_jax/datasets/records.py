@@ -11,11 +11,10 @@ import zlib
 from dataclasses import dataclass
 from typing import Literal
 
-from unirank_jax.content import ImagePart, Part, TextPart
+from unirank_jax.content import Part
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-MODALITIES = ("text", "image", "mixed")
 
 
 @dataclass(frozen=True)
@@ -95,13 +94,6 @@ def split_of(split_id: str) -> Split:
     return "valid" if bucket < 4 else "train"
 
 
-def modality_of(parts: tuple[Part, ...]) -> str:
-    """ "text", "image" or "mixed", by the kinds of parts present."""
-    texts = any(isinstance(part, TextPart) for part in parts)
-    images = any(isinstance(part, ImagePart) for part in parts)
-    return "mixed" if texts and images else "image" if images else "text"
-
-
 def normalized_text(text: str) -> str:
     """Lower case with single spaces: two texts that differ only here count as the same."""
     return " ".join(text.lower().split())
@@ -115,3 +107,8 @@ def dup_id_of(*contents: str | bytes) -> str:
         digest.update(b"b" if isinstance(content, bytes) else b"t")
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()[:16]
+
+
+def hash_number(*words: str) -> int:
+    """A number that depends only on the words: the source of every deterministic choice."""
+    return int.from_bytes(hashlib.sha256("\0".join(words).encode()).digest()[:8], "little")

@@ -11,9 +11,17 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    processors,
+    trainers,
+)
 from tokenizers import pre_tokenizers as pre
-from tokenizers import processors, trainers
 
 from unirank_jax.content import TextPart
 from unirank_jax.datasets.dataset import Dataset

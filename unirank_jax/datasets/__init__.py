@@ -1,0 +1,1 @@
+"""Data: records, how they are stored and read, and the builders of the project's own sets."""
