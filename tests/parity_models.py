@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 import torch
+import torchvision_ops
 from flax import nnx
-from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from unirank_jax.batch import Batch
 from unirank_jax.config import ModelConfig, TextConfig, VisionConfig
@@ -25,6 +25,9 @@ from unirank_jax.layers import Compute
 from unirank_jax.model import Model, score
 from unirank_jax.packing import needs, pack
 from unirank_jax.weights import load_model
+
+torchvision_ops.declare()
+from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration  # noqa: E402
 
 LABEL_IDS = (7, 11)  # both also occur as ordinary tokens in the sequences
 IMAGE, VISION_START, VISION_END = 590, 592, 593
@@ -138,8 +141,13 @@ def mixed_pairs(config: ModelConfig, seed: int = 0) -> list[tuple[Sequence_, Seq
 # ------------------------------------------------------------------------------------ torch side
 
 
-def random_torch_model(config: ModelConfig, seed: int = 0) -> Qwen3VLForConditionalGeneration:
-    """A transformers model in fp32 whose every parameter matters (nothing left at 0 or 1)."""
+def random_torch_model(
+    config: ModelConfig, seed: int = 0, settle: bool = True
+) -> Qwen3VLForConditionalGeneration:
+    """A transformers model in fp32 whose every parameter matters (nothing left at 0 or 1).
+
+    `settle` scales the label rows until the logits of `mixed_pairs` spread.
+    """
     torch.manual_seed(seed)
     made = Qwen3VLConfig(**config.to_hf())
     made._attn_implementation = "eager"
@@ -155,8 +163,8 @@ def random_torch_model(config: ModelConfig, seed: int = 0) -> Qwen3VLForConditio
                 value.copy_(noise)
             else:
                 value.copy_(1.3 * noise / value[0].numel() ** 0.5)
-        pairs = mixed_pairs(config)
-        for _ in range(4):  # the label words also occur in the sequences: settle in a few rounds
+        pairs = mixed_pairs(config) if settle else []
+        for _ in range(4 * settle):  # the label words also occur in the sequences: a few rounds
             spread = torch.stack(torch_logits(model, pairs)).std()
             if spread >= SPREAD:
                 break
