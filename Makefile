@@ -33,7 +33,6 @@ demo: .venv/stamp-run
 
 .venv/stamp-test: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) -e '.[test,data]'
-	$(PIP) --no-deps torchvision==0.28.0  # the tests need its Python files only, not its torch
 	@touch $@ .venv/stamp-run
 
 clean:
