@@ -95,7 +95,7 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """The step with the highest value of `metric` (the earliest of equals), None without one."""
+        """The step with the highest value of `metric`, the earliest of equals; None without one."""
         return _best([(info.step, info.metrics) for info in self._orbax.checkpoints], self.metric)
 
     def save(

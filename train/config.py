@@ -55,7 +55,9 @@ class DataSettings:
     max_query_tokens: int
     min_visual_tokens: int
     max_visual_tokens: int
-    workers: int  # decoding threads
+    length_window: int  # batches among which lists are grouped by length; 1 = no grouping
+    buckets: int  # batch shapes, hence compiled programs, at most
+    workers: int  # threads that read, decode and encode
     prefetch: int  # batches kept ready
 
 
@@ -130,7 +132,7 @@ class LoRASettings:
 
     rank: int
     alpha: float
-    targets: tuple[str, ...]
+    targets: str  # regular expression over whole layer paths
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,8 @@ class TrainConfig:
     data: DataSettings
     batch: BatchSettings
     loss: dict[str, float] = field(metadata={"keys": LOSSES})
+    target: Literal["binary", "graded"]  # relevant or not, or grade / max_grade
+    max_grade: float
     label_smoothing: float
     optimizer: OptimizerSettings
     schedule: ScheduleSettings

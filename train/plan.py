@@ -33,6 +33,7 @@ class Index:
     `starts[i]:starts[i + 1]` of `items` and `grades`."""
 
     queries: np.ndarray  # (L,) str
+    kinds: np.ndarray  # (L,) str: the type of the query
     query_sizes: np.ndarray  # (L, 3) int32: prefix tokens, images, patches of the largest
     rel_min: np.ndarray  # (L,) int32
     starts: np.ndarray  # (L + 1,) int64
@@ -44,6 +45,11 @@ class Index:
 
     def __len__(self) -> int:
         return len(self.queries)
+
+    def relevant(self, number: int) -> np.ndarray:
+        """Which candidates of a list are relevant: (C,) bool."""
+        slots = slice(self.starts[number], self.starts[number + 1])
+        return self.grades[slots] >= self.rel_min[number]
 
 
 def build_index(dataset: Dataset, split: str, prompt: Prompt) -> Index:
@@ -64,6 +70,7 @@ def build_index(dataset: Dataset, split: str, prompt: Prompt) -> Index:
     contents = [dataset.item(did) for did in rows]
     return Index(
         queries=np.array([query.qid for query in queries]),
+        kinds=np.array([query.kind for query in queries]),
         query_sizes=_sizes(
             prompt.prefix_length(query.parts, query.instruction, f"query {query.qid}")
             for query in queries
@@ -180,23 +187,26 @@ class TrainPlan:
         numbers = order[first * self.per_batch : (first + count) * self.per_batch]
         lists = [sample(self.index, int(n), epoch, self.settings) for n in numbers]
         if self.settings.length_window > 1:
-            lists.sort(key=lambda chosen: _length(self.index, chosen))
+            lists.sort(key=lambda chosen: _sort_key(self.index, chosen))
         batches = [lists[n * self.per_batch : (n + 1) * self.per_batch] for n in range(count)]
         rng = np.random.default_rng([self.settings.seed, epoch, window, 1])
         return [batches[n] for n in rng.permutation(count)]
 
 
 class EvaluationPlan:
-    """Whole lists in order, `limit` of them spread evenly; the last batch may have empty places."""
+    """Lists with a relevant candidate in a fixed order, `limit` of them spread evenly.
+
+    A list longer than `list_size` keeps its relevant candidates first. The last batch may have
+    empty places.
+    """
 
     def __init__(self, index: Index, settings: PlanSettings, limit: int) -> None:
         self.index, self.settings = index, settings
-        count = min(limit, len(index))
-        numbers = np.arange(count) * len(index) // count
-        lists = [
-            Chosen(int(n), np.arange(index.starts[n], index.starts[n + 1])[: settings.list_size])
-            for n in numbers
-        ]
+        usable = [n for n in range(len(index)) if index.relevant(n).any()]
+        if not usable:
+            raise PlanError("no list to evaluate on has a relevant candidate; check the grades")
+        count = min(limit, len(usable))
+        lists = [self._whole(usable[n * len(usable) // count]) for n in range(count)]
         lists.sort(key=lambda chosen: _length(index, chosen))
         size = settings.shards * settings.lists
         self.batches = []
@@ -204,9 +214,13 @@ class EvaluationPlan:
             some = lists[first : first + size]
             cut = range(0, size, settings.lists)
             self.batches.append([[some[c : c + settings.lists] for c in cut]])
-        needs = [need(index, batch, settings) for batch in self.batches]
-        self.buckets = choose_buckets(needs, None, settings.buckets)
-        self.needs = needs
+        self.needs = [need(index, batch, settings) for batch in self.batches]
+        self.buckets = choose_buckets(self.needs, None, settings.buckets)
+
+    def _whole(self, number: int) -> Chosen:
+        slots = np.arange(self.index.starts[number], self.index.starts[number + 1])
+        first = np.argsort(~self.index.relevant(number), kind="stable")
+        return Chosen(number, slots[first][: self.settings.list_size])
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -359,3 +373,8 @@ def _joining_cost(a: Bucket, b: Bucket, uses: dict[Bucket, int]) -> tuple[int, i
     """What the batches of both pay for sharing a bucket; ties by the size of the result."""
     cost = _cost(_union(a, b))
     return uses[a] * (cost - _cost(a)) + uses[b] * (cost - _cost(b)), cost
+
+
+def _sort_key(index: Index, chosen: Chosen) -> tuple[int, int]:
+    """Lists of like query length, then of like candidate length, go into one batch."""
+    return _rung(int(index.query_sizes[chosen.number, 0])), _length(index, chosen)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -73,7 +74,7 @@ class Layout:
         """Where each parameter lives, from its logical axes (unirank_jax.sharding)."""
         pairs = {self.paths[name]: variable for name, variable in self.variables.items()}
         placed = nnx.to_flat_state(sharding.shardings(nnx.from_flat_state(pairs), mesh))
-        return {".".join(map(str, path)): variable[...] for path, variable in placed}
+        return {".".join(map(str, path)): variable.get_value() for path, variable in placed}
 
     def select(self, freeze: Sequence[str]) -> tuple[str, ...]:
         """Names of the trained parameters: the adapters alone if there are any, else all that
@@ -246,6 +247,16 @@ def make_step(
 
     step.jitted = jitted  # type: ignore[attr-defined]  # for counting traces
     return step
+
+
+def keep_programs(folder: Path) -> None:
+    """Keep compiled programs in a folder of the run, so that a resumed run starts at once.
+
+    The folder must be as trusted as the code: executables are loaded from it.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def micro_sharding(mesh: Mesh) -> NamedSharding:

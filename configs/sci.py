@@ -1,0 +1,140 @@
+"""Stage 1 on scientific lists (molecules and captioned figures).
+
+    python -m train.sft --config configs/sci.py          # tiny, embedded sample, any machine
+    python -m train.sft --config configs/sci.py:2b       # Qwen3-VL-2B, full tuning, on a pod
+    python -m train.sft --config configs/sci.py:8b       # Qwen3-VL-8B, full tuning, on a pod
+    python -m train.sft --config configs/sci.py:2b_lora  # adapters, fits one 24 GB GPU
+
+Add `--set data.source=DIR` for the full data, which `python -m unirank_jax.datasets.build` makes,
+or for a folder of your own, and `--workdir DIR` to name the run's folder. The same command again
+resumes. The published weights are fetched from the hub; `--set model.init=FOLDER` uses local ones.
+"""
+
+from dataclasses import replace
+
+from train.config import (
+    BatchSettings,
+    CheckpointSettings,
+    DataSettings,
+    EvaluationSettings,
+    LogSettings,
+    LoRASettings,
+    MeshSettings,
+    ModelSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    TrainConfig,
+    choose,
+)
+
+
+def tiny() -> TrainConfig:
+    """The try-out model on the embedded sample: minutes on two CPU cores."""
+    return TrainConfig(
+        name="sci_tiny",
+        seed=0,
+        model=ModelSettings(
+            init="base",
+            preset="tiny",
+            compute_dtype="float32",
+            frozen_dtype="float32",
+            remat="none",
+        ),
+        data=DataSettings(
+            source="sample:sci",
+            train_split="train",
+            list_size=8,
+            max_positives=1,
+            min_other_modality=2,
+            prompt_id="unirank-native-1",
+            instruction="",
+            max_tokens=320,
+            max_query_tokens=128,
+            min_visual_tokens=16,
+            max_visual_tokens=16,
+            length_window=32,
+            buckets=3,
+            workers=2,
+            prefetch=4,
+        ),
+        batch=BatchSettings(lists=16, accumulate=1),
+        loss={"bce": 1.0, "rcr": 0.5},
+        target="binary",
+        max_grade=1.0,
+        label_smoothing=0.0,
+        optimizer=OptimizerSettings(
+            lr=1e-3, weight_decay=0.01, beta1=0.9, beta2=0.98, eps=1e-8, clip_norm=1.0
+        ),
+        schedule=ScheduleSettings(steps=400, warmup_steps=20, final_fraction=0.05),
+        freeze=(),
+        lora=LoRASettings(rank=0, alpha=32.0, targets=""),
+        mesh=MeshSettings(data=-1, fsdp=1, tensor=1),
+        evaluation=EvaluationSettings(
+            split="valid", every_steps=100, lists=200, list_size=20, metric="hit@1"
+        ),
+        checkpoint=CheckpointSettings(every_steps=50, keep=2),
+        log=LogSettings(every_steps=10, profile_steps=(0, 0)),
+    )
+
+
+def published(name: str, init: str) -> TrainConfig:
+    """What the published sizes share: full tuning in bfloat16 with float32 masters, on a pod."""
+    base = tiny()
+    return replace(
+        base,
+        name=name,
+        model=ModelSettings(
+            init=init,
+            preset="",
+            compute_dtype="bfloat16",
+            frozen_dtype="bfloat16",
+            remat="full",
+        ),
+        data=replace(
+            base.data,
+            list_size=8,
+            max_tokens=4096,
+            max_query_tokens=512,
+            min_visual_tokens=4,
+            max_visual_tokens=512,
+            buckets=8,
+            workers=32,
+            prefetch=8,
+        ),
+        batch=BatchSettings(lists=64, accumulate=1),
+        label_smoothing=0.02,
+        optimizer=replace(base.optimizer, lr=6e-6, beta2=0.95),
+        schedule=ScheduleSettings(steps=4000, warmup_steps=150, final_fraction=0.1),
+        mesh=MeshSettings(data=1, fsdp=-1, tensor=1),
+        evaluation=replace(base.evaluation, every_steps=500, lists=1000),
+        checkpoint=CheckpointSettings(every_steps=250, keep=2),
+    )
+
+
+def two_b() -> TrainConfig:
+    """2B parameters over all devices (parameters and moments split over `fsdp`)."""
+    return published("sci_2b", "Qwen/Qwen3-VL-2B-Instruct")
+
+
+def eight_b() -> TrainConfig:
+    """8B parameters over all devices."""
+    base = published("sci_8b", "Qwen/Qwen3-VL-8B-Instruct")
+    return replace(base, optimizer=replace(base.optimizer, lr=4e-6))
+
+
+def two_b_lora() -> TrainConfig:
+    """Adapters of rank 16 on the decoder's linear layers, tower frozen: one 24 GB GPU."""
+    base = published("sci_2b_lora", "Qwen/Qwen3-VL-2B-Instruct")
+    return replace(
+        base,
+        data=replace(base.data, max_tokens=2048, max_visual_tokens=256, workers=8),
+        batch=BatchSettings(lists=16, accumulate=16),
+        optimizer=replace(base.optimizer, lr=5e-5),
+        lora=LoRASettings(rank=16, alpha=32.0, targets=r"text\.stage_\d+\.(q|k|v|o|gate|up|down)"),
+    )
+
+
+def get_config(argument: str | None = None) -> TrainConfig:
+    """`tiny` (default), `2b`, `8b` or `2b_lora`."""
+    sizes = {"tiny": tiny, "2b": two_b, "8b": eight_b, "2b_lora": two_b_lora}
+    return choose(argument, sizes, "tiny")

@@ -1,0 +1,374 @@
+"""`python -m train.sft`: stage 1, instruction tuning of a reranker on lists with grades.
+
+By default the tiny model on the embedded sample, on any machine. Running the same command again
+resumes where the run stopped, bit for bit on the same devices.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from train import losses
+from train.checkpoint import CheckpointError, Checkpoints
+from train.config import ConfigError, TrainConfig, digest, load, parse, require_size
+from train.data import Encoder, Micro, evaluation_batches, plan_settings, train_batches
+from train.initial import Start, cast, keep_model_files, make_layout, open_start
+from train.loop import Outcome, Schedule, resume, run
+from train.plan import EvaluationPlan, TrainPlan, cached_index
+from train.report import NonFiniteError, Report, describe_run
+from train.step import (
+    Layout,
+    Params,
+    TrainState,
+    abstract_state,
+    initial_state,
+    keep_programs,
+    learning_rate,
+    make_optimizer,
+    make_step,
+    state_shardings,
+)
+from unirank_jax import sharding
+from unirank_jax.content import ContentError
+from unirank_jax.datasets.dataset import Dataset, sample
+from unirank_jax.images import ImageSpec
+from unirank_jax.layers import Compute
+from unirank_jax.manifest import IDENTITY, LABEL_TOKENS, Manifest
+from unirank_jax.metrics import Judged, measure
+from unirank_jax.model import label_logits, score, states, vocabulary_logits
+from unirank_jax.prompt import DEFAULT_INSTRUCTION, Prompt
+from unirank_jax.tokenizer import Tokenizer
+
+METRICS = ("hit@1", "mrr@10", "ndcg@10")
+EXPECTED = (ConfigError, CheckpointError, ContentError, NonFiniteError, ValueError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run or resume. Exit code 0 when finished, 1 on an error, 143 when stopped by SIGTERM."""
+    arguments = parse("sft", __doc__ or "", "configs/sci.py", argv)
+    try:
+        accelerators = 0 if jax.default_backend() == "cpu" else jax.device_count()
+        require_size(arguments.config, accelerators)
+        config: TrainConfig = load(arguments.config, arguments.set)
+        outcome = train(config, Path(arguments.workdir))
+    except EXPECTED as error:
+        print(f"train.sft: {error}", file=sys.stderr)
+        return 1
+    if not outcome.finished:
+        print(f"stopped at step {outcome.step}; run the same command again to go on")
+        return 143
+    return 0
+
+
+def train(config: TrainConfig, workdir: Path) -> Outcome:
+    """Everything that the command does with a resolved configuration."""
+    _check(config)
+    keep_programs(workdir / "cache" / "programs")
+    mesh = sharding.mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    start = open_start(config.model, config.seed)
+    prompt = make_prompt(config, start)
+    dataset = open_dataset(config.data.source)
+    settings = plan_settings(config, mesh)
+    index = cached_index(dataset, config.data.train_split, prompt, workdir / "cache")
+    plan = TrainPlan(index, settings)
+    encoder = Encoder(dataset, index, prompt, start.config, settings.list_size)
+
+    layout, adapters = make_layout(start.config, config.lora, config.seed)
+    places = layout.shardings(mesh)
+    names = layout.select(config.freeze)
+    dtypes = {
+        name: jnp.dtype("float32" if name in names else config.model.frozen_dtype)
+        for name in layout.variables
+    }
+    shapes = {
+        name: jax.ShapeDtypeStruct(v.shape, dtypes[name], sharding=places[name])
+        for name, v in layout.variables.items()
+    }
+    trained = {name: shapes[name] for name in names}
+    kept = {name: shape for name, shape in shapes.items() if name not in trained}
+    optimizer = make_optimizer(config.optimizer, config.schedule)
+    state_places = state_shardings(optimizer, trained, places, mesh)
+
+    with Checkpoints(workdir, config.checkpoint.keep, config.evaluation.metric) as checkpoints:
+        describe_run(workdir, config, checkpoints.latest is not None, data=dataset.fingerprint)
+        loaded: Params = {}
+        if checkpoints.latest is None:
+            keep_model_files(start, workdir)
+            placed = {n: jax.device_put(a, places[n]) for n, a in adapters.items()}
+            loaded = cast({**start.load(places), **placed}, dtypes)
+            if kept:
+                checkpoints.save_constant({name: loaded[name] for name in kept})
+        frozen = {n: loaded.pop(n) for n in kept} if loaded else {}
+        if kept and not frozen:
+            frozen = checkpoints.restore_constant(kept)
+        resumed = resume(
+            checkpoints,
+            abstract_state(optimizer, trained, state_places),
+            lambda: initial_state(optimizer, loaded, state_places),
+        )
+        objective = RankingObjective(layout, prompt.label_ids, config)
+        step = make_step(
+            objective,
+            config.loss,
+            optimizer,
+            learning_rate(config.optimizer, config.schedule),
+            state_places,
+            frozen,
+            mesh,
+        )
+        evaluate = make_evaluation(config, objective, dataset, prompt, start, mesh, workdir, frozen)
+        announce(config, workdir, mesh, start, trained, kept, plan, resumed.step)
+        with Report(
+            workdir,
+            config.log.every_steps,
+            config.schedule.steps,
+            resumed.step,
+            resumed.pending,
+        ) as report:
+            outcome = run(
+                resumed,
+                step,
+                train_batches(
+                    plan,
+                    encoder,
+                    mesh,
+                    resumed.position,
+                    config.data.workers,
+                    config.data.prefetch,
+                ),
+                Schedule(
+                    config.schedule.steps,
+                    config.evaluation.every_steps,
+                    config.checkpoint.every_steps,
+                    config.log.profile_steps,
+                ),
+                checkpoints,
+                report,
+                manifest(config, prompt, start).to_json(),
+                evaluate,
+                config.evaluation.split,
+            )
+        if jax.process_index() == 0:
+            best = checkpoints.best
+            print(f"step {outcome.step}, best step {best}, programs {step.jitted._cache_size()}")
+            print(f"export it: python -m train.export --workdir {workdir} --step best --out DIR")
+    return outcome
+
+
+@dataclass(frozen=True)
+class RankingObjective:
+    """The weighted losses of stage 1 over lists."""
+
+    layout: Layout
+    label_ids: tuple[int, int]
+    config: TrainConfig
+
+    @property
+    def compute(self) -> Compute:
+        return Compute(self.config.model.compute_dtype, self.config.model.remat)
+
+    def __call__(self, params: Params, micro: Micro) -> tuple[dict[str, Any], dict[str, Any]]:
+        model = self.layout.model(params)
+        hidden = states(model, micro.batch, self.compute)  # (S, B, D)
+        scores = losses.Scores(label_logits(model, hidden, self.label_ids))
+        if "vocab_ce" in self.config.loss:
+            log_shares = jax.nn.log_softmax(vocabulary_logits(model, hidden))
+            scores = scores._replace(
+                yes=log_shares[..., self.label_ids[0]], no=log_shares[..., self.label_ids[1]]
+            )
+        lists = self._arrange(scores, micro)
+        pairs = lists.mask.sum().astype(jnp.float32)
+        extra = {**losses.diagnostics(lists), "pairs": (pairs, jnp.float32(1))}
+        return self._terms(lists), extra
+
+    def counts(self, micro: Micro) -> dict[str, jax.Array]:
+        nothing = jnp.zeros(micro.batch.rows.lengths.shape, jnp.float32)
+        lists = self._arrange(losses.Scores(nothing, nothing, nothing), micro)
+        return {name: count for name, (_, count) in self._terms(lists).items()}
+
+    def scores(self, params: Params, micro: Micro) -> jax.Array:
+        """Logits of every slot, (S, G, C), for evaluation."""
+        rows = score(self.layout.model(params), micro.batch, self.label_ids, self.compute)
+        return self._arrange(losses.Scores(rows), micro).logits
+
+    def _arrange(self, scores: losses.Scores, micro: Micro) -> losses.Lists:
+        return losses.arrange(scores, micro.targets, self.config.target, self.config.max_grade)
+
+    def _terms(self, lists: losses.Lists) -> dict[str, losses.Pair]:
+        return losses.terms(lists, tuple(self.config.loss), self.config.label_smoothing)
+
+
+def make_evaluation(
+    config: TrainConfig,
+    objective: RankingObjective,
+    dataset: Dataset,
+    prompt: Prompt,
+    start: Start,
+    mesh: Mesh,
+    workdir: Path,
+    frozen: Params,
+) -> Callable[[TrainState], dict[str, float]] | None:
+    """state -> Hit@1, MRR@10, nDCG@10 (means over query kinds, and `hit@1/KIND`)."""
+    wanted = config.evaluation
+    if wanted.every_steps == 0 or wanted.split not in dataset.splits:
+        if wanted.every_steps:
+            print(f"no evaluation: the dataset has no lists in split {wanted.split!r}")
+        return None
+    training = plan_settings(config, mesh)
+    lists = max(1, training.lists * training.list_size // wanted.list_size)
+    settings = replace(
+        training, micro_batches=1, lists=lists, list_size=wanted.list_size, buckets=2
+    )
+    index = cached_index(dataset, wanted.split, prompt, workdir / "cache")
+    plan = EvaluationPlan(index, settings, wanted.lists)
+    encoder = Encoder(dataset, index, prompt, start.config, wanted.list_size)
+
+    @jax.jit
+    def score_batch(params: Params, frozen: Params, micro: Micro) -> jax.Array:
+        one = jax.tree.map(lambda x: x[0], micro)
+        scores = objective.scores({**frozen, **params}, one)
+        return jax.lax.with_sharding_constraint(scores, sharding.replicated(mesh))
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        found: list[np.ndarray] = []
+        judged: list[Judged] = []
+        data = config.data
+        batches = evaluation_batches(plan, encoder, mesh, data.workers, data.prefetch)
+        for micro, shards in batches:
+            scores = np.asarray(score_batch(state.trainable, frozen, micro))
+            for s, chosen_lists in enumerate(shards):
+                for g, chosen in enumerate(chosen_lists):
+                    grades = index.grades[chosen.slots]
+                    found.append(scores[s, g, : len(grades)])
+                    judged.append(
+                        Judged(
+                            qid=str(index.queries[chosen.number]),
+                            grades=tuple(grades.tolist()),
+                            rel_min=int(index.rel_min[chosen.number]),
+                            kind=str(index.kinds[chosen.number]),
+                        )
+                    )
+        return by_kind(found, judged)
+
+    return evaluate
+
+
+def by_kind(scores: list[np.ndarray], lists: list[Judged]) -> dict[str, float]:
+    """Means over query kinds of each metric, Hit@1 of each kind, and the number of queries."""
+    table = measure(scores, lists, METRICS)
+    kinds = np.array([one.kind for one in lists])
+    of_kind = {
+        name: {kind: float(values[kinds == kind].mean()) for kind in sorted(set(kinds.tolist()))}
+        for name, values in table.items()
+    }
+    result = {name: float(np.mean(list(values.values()))) for name, values in of_kind.items()}
+    result |= {f"hit@1/{kind}": value for kind, value in of_kind["hit@1"].items()}
+    return result | {"queries": float(len(lists))}
+
+
+def open_dataset(source: str) -> Dataset:
+    """`sample:NAME` is an embedded sample, everything else a path."""
+    kind, colon, name = source.partition(":")
+    return sample(name) if colon and kind == "sample" else Dataset.open(source)
+
+
+def make_prompt(config: TrainConfig, start: Start) -> Prompt:
+    """The prompt of a run."""
+    data, vision = config.data, start.config.vision
+    spec = ImageSpec(
+        vision.patch_size, vision.merge_size, data.min_visual_tokens, data.max_visual_tokens
+    )
+    return Prompt(
+        Tokenizer.from_file(start.tokenizer),
+        data.prompt_id,
+        spec,
+        data.max_tokens,
+        data.max_query_tokens,
+        instruction=data.instruction or DEFAULT_INSTRUCTION,
+    )
+
+
+def manifest(config: TrainConfig, prompt: Prompt, start: Start) -> Manifest:
+    """What travels with every checkpoint and export of this run."""
+    return Manifest(
+        prompt_id=config.data.prompt_id,
+        instruction=prompt.instruction,
+        label_tokens=LABEL_TOKENS,
+        label_ids=prompt.label_ids,
+        min_visual_tokens=config.data.min_visual_tokens,
+        max_visual_tokens=config.data.max_visual_tokens,
+        max_tokens=config.data.max_tokens,
+        max_query_tokens=config.data.max_query_tokens,
+        calibration=IDENTITY,
+        base=start.name,
+        base_revision=None,
+        dtype="float32",
+        train_config_hash=digest(config),
+    )
+
+
+def announce(
+    config: TrainConfig,
+    workdir: Path,
+    mesh: Mesh,
+    start: Start,
+    trained: dict[str, Any],
+    kept: dict[str, Any],
+    plan: TrainPlan,
+    step: int,
+) -> None:
+    """Say what is about to happen."""
+    if jax.process_index():
+        return
+    sizes = {k: sum(x.size for x in v.values()) for k, v in (("t", trained), ("k", kept))}
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    settings, data = plan.settings, config.data
+    rows = settings.lists * settings.list_size * settings.shards * settings.micro_batches
+    print(f"run {config.name} in {workdir}, step {step} of {config.schedule.steps}")
+    print(f"devices: {jax.device_count()} x {jax.devices()[0].device_kind}, mesh {axes}")
+    print(f"model: {sizes['t']:,} trained and {sizes['k']:,} frozen parameters, from {start.name}")
+    print(f"data: {data.source}, {len(plan.index)} lists of split {data.train_split}")
+    print(f"update: {config.batch.lists} lists, {rows} pairs; batch shapes:")
+    for bucket in plan.buckets:
+        print(
+            f"  {bucket.prefixes} x {bucket.prefix_tokens} query tokens, {bucket.rows} x "
+            f"{bucket.tokens} candidate tokens, {bucket.images} x {bucket.patches} patches"
+        )
+    print("loss: " + " + ".join(f"{weight} {name}" for name, weight in config.loss.items()))
+
+
+def _check(config: TrainConfig) -> None:
+    """Settings that contradict each other.
+
+    Raises:
+        ConfigError: all of them.
+    """
+    checks = (
+        (config.loss and any(w > 0 for w in config.loss.values()), "loss: no positive weight"),
+        (config.schedule.steps > 0, "schedule.steps must be positive"),
+        (config.log.every_steps > 0, "log.every_steps must be positive"),
+        (config.data.list_size > 1, "data.list_size must be at least 2"),
+        (config.data.max_positives > 0, "data.max_positives must be at least 1"),
+        (config.data.length_window > 0, "data.length_window must be at least 1"),
+        (config.data.buckets > 0, "data.buckets must be at least 1"),
+        (
+            config.evaluation.metric in METRICS,
+            f"evaluation.metric must be one of {', '.join(METRICS)}",
+        ),
+    )
+    problems = [message for good, message in checks if not good]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
