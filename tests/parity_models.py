@@ -29,6 +29,8 @@ from unirank_jax.weights import load_model
 torchvision_ops.declare()
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration  # noqa: E402
 
+torch.set_num_threads(1)  # models this small only lose time to threads
+
 LABEL_IDS = (7, 11)  # both also occur as ordinary tokens in the sequences
 IMAGE, VISION_START, VISION_END = 590, 592, 593
 COMPUTE = Compute()
