@@ -21,16 +21,16 @@ from train.evaluation import (
     reranker_scorer,
 )
 from train.tables import as_json, render
-from unirank_jax.content import ImagePart, TextPart
+from unirank_jax.content import ImagePart, TextPart, modality
 from unirank_jax.datasets.dataset import Dataset
-from unirank_jax.datasets.records import Item, Query, RankList, modality_of
+from unirank_jax.datasets.records import Item, Query, RankList
 from unirank_jax.metrics import MetricError
 
 WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa".split()
 
 
 def item(did, *parts):
-    return Item(did, parts, modality_of(parts), did, "f", "k", did, did, "made", "CC0-1.0")
+    return Item(did, parts, modality(parts), did, "f", "k", did, did, "made", "CC0-1.0")
 
 
 class Small(Dataset):
@@ -272,29 +272,31 @@ def test_the_pool_holds_every_text_once():
     assert len(pool) == len(set(pool)) == 50 and "" not in pool
 
 
-def test_dual_encoder_is_the_cosine_and_embeds_each_content_once():
+def test_dual_encoder_is_the_cosine_and_embeds_each_candidate_once():
     seen = []
 
-    def embed(contents):
-        seen.extend(contents)
+    def embed_items(items):
+        seen.extend(item.did for item in items)
         return np.asarray(
-            [
-                [3.0, 0.0] if c[0] in (ImagePart(b"+"), TextPart("alpha")) else [1.0, 1.0]
-                for c in contents
-            ]
+            [[3.0, 0.0] if one.parts[0] == ImagePart(b"+") else [1.0, 1.0] for one in items]
         )
+
+    def embed_queries(queries):
+        return np.asarray([[0.5, 0.0]] * len(queries))
 
     data = Small()
     examples = [data.example("test", 20), data.example("test", 20)]
-    scores = DualEncoder(embed)(examples)
+    scores = DualEncoder(embed_queries, embed_items)(examples)
     assert scores[0] == pytest.approx([math.sqrt(0.5), math.sqrt(0.5), 1.0, math.sqrt(0.5)])
-    assert np.array_equal(scores[0], scores[1]) and len(seen) == 5
+    assert np.array_equal(scores[0], scores[1])
+    assert seen == [item.did for item in examples[0].candidates]
 
 
-@pytest.mark.parametrize("vectors", [np.zeros((5, 2)), np.ones((4, 2)), np.full((5, 2), np.nan)])
+@pytest.mark.parametrize("vectors", [np.zeros((4, 2)), np.ones((3, 2)), np.full((4, 2), np.nan)])
 def test_a_broken_encoder_is_an_error(vectors):
-    with pytest.raises(ValueError, match="embedding"):
-        DualEncoder(lambda contents: vectors)([Small().example("test", 20)])
+    encoder = DualEncoder(lambda queries: np.ones((1, 2)), lambda items: vectors)
+    with pytest.raises(ValueError, match="embedding of candidates"):
+        encoder([Small().example("test", 20)])
 
 
 # Rerankers ----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import bm25s
 import numpy as np
@@ -17,11 +18,12 @@ from numpy.typing import NDArray
 
 from unirank_jax.content import Part, TextPart
 from unirank_jax.datasets.dataset import Dataset
-from unirank_jax.datasets.records import Example
+from unirank_jax.datasets.records import Example, Item, Query
 
 Scores = list[NDArray[np.float32]]
 Scorer = Callable[[Sequence[Example]], Scores]
-Embed = Callable[[Sequence[tuple[Part, ...]]], NDArray[np.floating]]
+Record = TypeVar("Record")
+Embed = Callable[[Sequence[Record]], NDArray[np.floating]]
 
 _WORD = re.compile(r"\w+")
 
@@ -120,36 +122,36 @@ class DualEncoder:
     """Cosine between the embedding of the query and that of each candidate.
 
     Args:
-        embed: contents -> (n, D) vectors of any length > 0, not necessarily normalised. It is
-            called once per call of the scorer, with every distinct content.
+        embed_queries: queries -> (n, D) vectors of any length > 0.
+        embed_items: candidates -> (n, D), likewise. Each function is called once per call of the
+            scorer, with every query or every distinct candidate.
     """
 
-    def __init__(self, embed: Embed) -> None:
-        self._embed = embed
+    def __init__(self, embed_queries: Embed[Query], embed_items: Embed[Item]) -> None:
+        self._embed_queries, self._embed_items = embed_queries, embed_items
 
     def __call__(self, examples: Sequence[Example]) -> Scores:
-        contents: dict[str, tuple[Part, ...]] = {}
-        for example in examples:
-            contents[f"q {example.query.qid}"] = example.query.parts
-            contents.update((f"d {item.did}", item.parts) for item in example.candidates)
-        vectors = np.asarray(self._embed(list(contents.values())), np.float32)  # (n, D)
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        if vectors.shape[:1] != (len(contents),) or not (norms > 0).all():
-            raise ValueError(
-                f"the embedding gave shape {vectors.shape} for {len(contents)} contents, with "
-                f"{int((~(norms > 0)).sum())} vectors of length 0 or NaN; repair the encoder"
-            )
-        row = dict(zip(contents, vectors / norms, strict=True))
+        items = {item.did: item for example in examples for item in example.candidates}
+        row = dict(
+            zip(items, _unit("candidates", self._embed_items, [*items.values()]), strict=True)
+        )
+        queries = _unit("queries", self._embed_queries, [example.query for example in examples])
         return [
-            np.asarray(
-                [
-                    row[f"d {item.did}"] @ row[f"q {example.query.qid}"]
-                    for item in example.candidates
-                ],
-                np.float32,
-            )
-            for example in examples
+            np.asarray([row[item.did] @ query for item in example.candidates], np.float32)
+            for example, query in zip(examples, queries, strict=True)
         ]
+
+
+def _unit(name: str, embed: Embed[Record], records: Sequence[Record]) -> NDArray[np.float32]:
+    """The embeddings of some records at length 1: (n, D) float32."""
+    vectors = np.asarray(embed(records), np.float32)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if len(vectors) != len(records) or not (lengths > 0).all():
+        raise ValueError(
+            f"the embedding of {name} gave shape {vectors.shape} for {len(records)} records, with "
+            f"{int((~(lengths > 0)).sum())} vectors of length 0 or NaN; repair the encoder"
+        )
+    return vectors / lengths
 
 
 def text_baselines(dataset: Dataset, split: str, examples: Sequence[Example]) -> dict[str, Scorer]:
