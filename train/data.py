@@ -17,7 +17,8 @@ from jax.sharding import Mesh
 
 from train.config import TrainConfig
 from train.loop import Item
-from train.plan import BatchPlan, Chosen, EvaluationPlan, Index, PlanSettings, TrainPlan
+from train.plan import BatchPlan, Chosen, EvaluationPlan, PlanSettings, TrainPlan
+from train.sizes import Index
 from train.step import micro_sharding
 from unirank_jax import sharding
 from unirank_jax.batch import Batch, Bucket, Targets
@@ -49,7 +50,9 @@ class Encoder:
         Raises:
             ContentError: a content that cannot be encoded, by query and candidate id.
         """
-        prefixes, candidates, prefix_index = [], [], []
+        prefixes: list[Encoded] = []
+        candidates: list[Encoded] = []
+        prefix_index: list[int] = []
         targets = empty_targets(bucket.prefixes, self.list_size)
         for g, chosen in enumerate(lists):
             prefix, rows = self._encode(chosen)
@@ -164,7 +167,8 @@ def local_shards(mesh: Mesh) -> list[int]:
     """Which of the S shards this process's devices hold."""
     count = sharding.shard_count(mesh)
     places = sharding.batch_sharding(mesh).addressable_devices_indices_map((count,))
-    return sorted({number for (part,) in places.values() for number in range(count)[part]})
+    parts = [index[0] for index in places.values() if index is not None]
+    return sorted({number for part in parts for number in range(count)[part]})
 
 
 def to_devices(shards: dict[int, Micro], mesh: Mesh) -> Micro:

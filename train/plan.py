@@ -1,114 +1,22 @@
 """Which lists, candidates and bucket make up global batch n: a pure function of (seed, sizes, n).
 
-Every process computes the same plan from an index of sizes, so all agree on the bucket without
-talking. The index is made once from headers, without decoding an image, and cached. No JAX here.
+Every process computes the same plan from the same index of sizes (train/sizes.py), so all agree on
+the bucket without talking. No JAX here.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from train.sizes import Index, PlanError
 from unirank_jax.batch import Bucket
-from unirank_jax.datasets.dataset import Dataset
-from unirank_jax.prompt import Length, Prompt
 
 _PROBE = 48  # batches whose sizes decide the buckets
-
-
-class PlanError(ValueError):
-    """A dataset or setting from which no batch can be made."""
-
-
-@dataclass(frozen=True)
-class Index:
-    """Sizes and judgements of a split as arrays. Lists are ragged: list i has slots
-    `starts[i]:starts[i + 1]` of `items` and `grades`."""
-
-    queries: np.ndarray  # (L,) str
-    kinds: np.ndarray  # (L,) str: the type of the query
-    query_sizes: np.ndarray  # (L, 3) int32: prefix tokens, images, patches of the largest
-    rel_min: np.ndarray  # (L,) int32
-    starts: np.ndarray  # (L + 1,) int64
-    items: np.ndarray  # (N,) int32: rows of item_ids
-    grades: np.ndarray  # (N,) int32
-    item_ids: np.ndarray  # (U,) str
-    item_sizes: np.ndarray  # (U, 3) int32: tokens after an empty prefix, images, patches
-    item_modality: np.ndarray  # (U,) str
-
-    def __len__(self) -> int:
-        return len(self.queries)
-
-    def relevant(self, number: int) -> np.ndarray:
-        """Which candidates of a list are relevant: (C,) bool."""
-        slots = slice(self.starts[number], self.starts[number + 1])
-        return self.grades[slots] >= self.rel_min[number]
-
-
-def build_index(dataset: Dataset, split: str, prompt: Prompt) -> Index:
-    """Read every list, query and candidate of a split once; images by their headers only.
-
-    Raises:
-        ContentError: a content that cannot be encoded, by its id.
-        PlanError: the split has no list.
-    """
-    rows: dict[str, int] = {}
-    items: list[int] = []
-    lists = list(dataset.lists(split))
-    if not lists:
-        raise PlanError(f"split {split!r} has no list; give the dataset some or choose another")
-    for ranked in lists:
-        items += [rows.setdefault(did, len(rows)) for did in ranked.dids]
-    queries = [dataset.query(ranked.qid) for ranked in lists]
-    contents = [dataset.item(did) for did in rows]
-    return Index(
-        queries=np.array([query.qid for query in queries]),
-        kinds=np.array([query.kind for query in queries]),
-        query_sizes=_sizes(
-            prompt.prefix_length(query.parts, query.instruction, f"query {query.qid}")
-            for query in queries
-        ),
-        rel_min=np.array([query.rel_min for query in queries], np.int32),
-        starts=np.cumsum([0, *(len(ranked.dids) for ranked in lists)]),
-        items=np.array(items, np.int32),
-        grades=np.array([grade for ranked in lists for grade in ranked.grades], np.int32),
-        item_ids=np.array(list(rows)),
-        item_sizes=_sizes(
-            prompt.candidate_length(item.parts, f"candidate {item.did}", 0) for item in contents
-        ),
-        item_modality=np.array([item.modality for item in contents]),
-    )
-
-
-def cached_index(dataset: Dataset, split: str, prompt: Prompt, folder: Path) -> Index:
-    """`build_index`, kept in `folder` under a name made of everything that it depends on."""
-    key = {
-        "data": dataset.fingerprint,
-        "split": split,
-        "prompt": prompt.prompt_id,
-        "instruction": prompt.instruction,
-        "tokens": [prompt.max_tokens, prompt.max_query_tokens],
-        "images": repr(prompt.spec),
-        "tokenizer": _fingerprint(prompt),
-    }
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    path = folder / f"sizes-{split}-{name}.npz"
-    if path.exists():
-        with np.load(path, allow_pickle=False) as stored:
-            return Index(**{field.name: stored[field.name] for field in fields(Index)})
-    index = build_index(dataset, split, prompt)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, **{field.name: getattr(index, field.name) for field in fields(Index)})
-    temporary.replace(path)
-    return index
 
 
 @dataclass(frozen=True)
@@ -314,17 +222,6 @@ def fitting(wanted: Bucket, buckets: Sequence[Bucket]) -> Bucket:
         if _union(bucket, wanted) == bucket:
             return bucket
     raise PlanError(f"no bucket holds {wanted}; there are {list(buckets)}")
-
-
-def _sizes(lengths: Iterable[Length]) -> np.ndarray:
-    rows = [(n.tokens, len(n.patches), max(n.patches, default=0)) for n in lengths]
-    return np.array(rows, np.int32).reshape(-1, 3)
-
-
-def _fingerprint(prompt: Prompt) -> list[int]:
-    """Ids that change with the vocabulary, its merges or its special tokens."""
-    text = "Fluorobenzene C6H5F: figure 12, the quick brown fox; Über 3.14 \n 日本"
-    return [*prompt.static().tokens.tolist(), *prompt.tokenizer.encode(text)]
 
 
 @lru_cache(maxsize=2)

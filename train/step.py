@@ -7,7 +7,7 @@ frozen ones apart from the optimizer in their own dtype. The mesh is (data, fsdp
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -34,6 +34,22 @@ class TrainState(NamedTuple):
     step: Any  # () int32: updates done
     trainable: dict[str, Any]  # float32
     optimizer: Any
+
+
+@dataclass(frozen=True)
+class Step:
+    """A compiled update with its frozen parameters: (state, batch) -> (state, metrics)."""
+
+    jitted: Any
+    frozen: Params
+
+    def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
+        return self.jitted(state, self.frozen, batch)
+
+    @property
+    def programs(self) -> int:
+        """How many programs were compiled: one per batch shape."""
+        return self.jitted._cache_size()
 
 
 class Objective(Protocol):
@@ -141,7 +157,7 @@ def learning_rate(settings: OptimizerSettings, schedule: ScheduleSettings) -> op
 
 def state_shardings(
     optimizer: optax.GradientTransformation,
-    abstract: Params,
+    abstract: Mapping[str, Any],
     places: Mapping[str, NamedSharding],
     mesh: Mesh,
 ) -> TrainState:
@@ -159,7 +175,7 @@ def state_shardings(
 
 
 def abstract_state(
-    optimizer: optax.GradientTransformation, abstract: Params, places: TrainState
+    optimizer: optax.GradientTransformation, abstract: dict[str, Any], places: TrainState
 ) -> TrainState:
     """Shapes, dtypes and shardings of a `TrainState`, as a checkpoint is restored into."""
     shapes = TrainState(
@@ -186,7 +202,7 @@ def make_step(
     places: TrainState,
     frozen: Params,
     mesh: Mesh,
-) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]:
+) -> Step:
     """The jitted update (state, batch) -> (state, metrics).
 
     Every array of a batch is (M, S, ...): M micro-batches, S shards of (data, fsdp). The gradient
@@ -242,11 +258,7 @@ def make_step(
         donate_argnums=0,
     )
 
-    def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
-        return jitted(state, frozen, batch)
-
-    step.jitted = jitted  # type: ignore[attr-defined]  # for counting traces
-    return step
+    return Step(jitted, frozen)
 
 
 def keep_programs(folder: Path) -> None:

@@ -1,0 +1,143 @@
+"""The objective of stage 1 over lists, and its evaluation on a split while a run goes on.
+
+The same scores serve both: the label logits of every candidate, arranged by list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from train import losses
+from train.config import TrainConfig
+from train.data import Encoder, Micro, evaluation_batches, plan_settings
+from train.plan import EvaluationPlan
+from train.sizes import cached_index
+from train.step import Layout, Params, TrainState
+from unirank_jax import sharding
+from unirank_jax.config import ModelConfig
+from unirank_jax.datasets.dataset import Dataset
+from unirank_jax.layers import Compute
+from unirank_jax.metrics import Judged, measure
+from unirank_jax.model import label_logits, score, states, vocabulary_logits
+from unirank_jax.prompt import Prompt
+
+METRICS = ("hit@1", "mrr@10", "ndcg@10")
+
+
+@dataclass(frozen=True)
+class RankingObjective:
+    """The weighted losses of stage 1 over lists."""
+
+    layout: Layout
+    label_ids: tuple[int, int]
+    config: TrainConfig
+
+    @property
+    def compute(self) -> Compute:
+        return Compute(self.config.model.compute_dtype, self.config.model.remat)
+
+    def __call__(self, params: Params, micro: Micro) -> tuple[dict[str, Any], dict[str, Any]]:
+        model = self.layout.model(params)
+        hidden = states(model, micro.batch, self.compute)  # (S, B, D)
+        scores = losses.Scores(label_logits(model, hidden, self.label_ids))
+        if "vocab_ce" in self.config.loss:
+            log_shares = jax.nn.log_softmax(vocabulary_logits(model, hidden))
+            scores = scores._replace(
+                yes=log_shares[..., self.label_ids[0]], no=log_shares[..., self.label_ids[1]]
+            )
+        lists = self._arrange(scores, micro)
+        pairs = lists.mask.sum().astype(jnp.float32)
+        extra = {**losses.diagnostics(lists), "pairs": (pairs, jnp.float32(1))}
+        return self._terms(lists), extra
+
+    def counts(self, micro: Micro) -> dict[str, jax.Array]:
+        nothing = jnp.zeros(micro.batch.rows.lengths.shape, jnp.float32)
+        lists = self._arrange(losses.Scores(nothing, nothing, nothing), micro)
+        return {name: count for name, (_, count) in self._terms(lists).items()}
+
+    def scores(self, params: Params, micro: Micro) -> jax.Array:
+        """Logits of every slot, (S, G, C), for evaluation."""
+        rows = score(self.layout.model(params), micro.batch, self.label_ids, self.compute)
+        return self._arrange(losses.Scores(rows), micro).logits
+
+    def _arrange(self, scores: losses.Scores, micro: Micro) -> losses.Lists:
+        return losses.arrange(scores, micro.targets, self.config.target, self.config.max_grade)
+
+    def _terms(self, lists: losses.Lists) -> dict[str, losses.Pair]:
+        return losses.terms(lists, tuple(self.config.loss), self.config.label_smoothing)
+
+
+def make_evaluation(
+    config: TrainConfig,
+    objective: RankingObjective,
+    dataset: Dataset,
+    prompt: Prompt,
+    model: ModelConfig,
+    mesh: Mesh,
+    workdir: Path,
+    frozen: Params,
+) -> Callable[[TrainState], dict[str, float]] | None:
+    """state -> Hit@1, MRR@10, nDCG@10 (means over query kinds, and `hit@1/KIND`)."""
+    wanted = config.evaluation
+    if wanted.every_steps == 0 or wanted.split not in dataset.splits:
+        if wanted.every_steps:
+            print(f"no evaluation: the dataset has no lists in split {wanted.split!r}")
+        return None
+    training = plan_settings(config, mesh)
+    lists = max(1, training.lists * training.list_size // wanted.list_size)
+    settings = replace(
+        training, micro_batches=1, lists=lists, list_size=wanted.list_size, buckets=2
+    )
+    index = cached_index(dataset, wanted.split, prompt, workdir / "cache")
+    plan = EvaluationPlan(index, settings, wanted.lists)
+    encoder = Encoder(dataset, index, prompt, model, wanted.list_size)
+
+    @jax.jit
+    def score_batch(params: Params, frozen: Params, micro: Micro) -> jax.Array:
+        one = jax.tree.map(lambda x: x[0], micro)
+        scores = objective.scores({**frozen, **params}, one)
+        return jax.lax.with_sharding_constraint(scores, sharding.replicated(mesh))
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        found: list[np.ndarray] = []
+        judged: list[Judged] = []
+        data = config.data
+        batches = evaluation_batches(plan, encoder, mesh, data.workers, data.prefetch)
+        for micro, shards in batches:
+            scores = np.asarray(score_batch(state.trainable, frozen, micro))
+            for s, chosen_lists in enumerate(shards):
+                for g, chosen in enumerate(chosen_lists):
+                    grades = index.grades[chosen.slots]
+                    found.append(scores[s, g, : len(grades)])
+                    judged.append(
+                        Judged(
+                            qid=str(index.queries[chosen.number]),
+                            grades=tuple(grades.tolist()),
+                            rel_min=int(index.rel_min[chosen.number]),
+                            kind=str(index.kinds[chosen.number]),
+                        )
+                    )
+        return by_kind(found, judged)
+
+    return evaluate
+
+
+def by_kind(scores: list[np.ndarray], lists: list[Judged]) -> dict[str, float]:
+    """Means over query kinds of each metric, Hit@1 of each kind, and the number of queries."""
+    table = measure(scores, lists, METRICS)
+    kinds = np.array([one.kind for one in lists])
+    of_kind = {
+        name: {kind: float(values[kinds == kind].mean()) for kind in sorted(set(kinds.tolist()))}
+        for name, values in table.items()
+    }
+    result = {name: float(np.mean(list(values.values()))) for name, values in of_kind.items()}
+    result |= {f"hit@1/{kind}": value for kind, value in of_kind["hit@1"].items()}
+    return result | {"queries": float(len(lists))}
