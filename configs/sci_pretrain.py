@@ -27,6 +27,7 @@ def tiny() -> PretrainConfig:
         name="sci_pretrain",
         seed=0,
         preset="tiny",
+        init="",
         source="sample:sci",
         tokenizer="",
         instructions={
@@ -48,7 +49,7 @@ def tiny() -> PretrainConfig:
             text_tokens=56,
             patches=64,
         ),
-        loss={"contrast": 1.0, "caption": 0.5},
+        loss={"words": 0.3, "contrast": 1.0, "caption": 0.5},
         temperature=0.05,
         optimizer=OptimizerSettings(
             lr=1.5e-3, weight_decay=0.02, beta1=0.9, beta2=0.98, eps=1e-8, clip_norm=1.0
@@ -61,16 +62,30 @@ def tiny() -> PretrainConfig:
     )
 
 
-def open_sources() -> PretrainConfig:
-    """The run that made the shipped base."""
+def tower() -> PretrainConfig:
+    """First leg of the shipped base: the tower alone learns to name what it sees."""
     return replace(
         tiny(),
         source="data/sci-open",
-        schedule=ScheduleSettings(steps=3500, warmup_steps=150, final_fraction=0.02),
+        loss={"words": 1.0, "contrast": 0.0, "caption": 0.0},
+        schedule=ScheduleSettings(steps=4000, warmup_steps=100, final_fraction=0.1),
+        evaluate_every=500,
+        checkpoint=CheckpointSettings(every_steps=500, keep=2),
+        log=LogSettings(every_steps=50, profile_steps=(0, 0)),
+    )
+
+
+def open_sources() -> PretrainConfig:
+    """Second leg of the shipped base: contrast and captions on top."""
+    return replace(
+        tiny(),
+        source="data/sci-open",
+        init="runs/tower",
+        schedule=ScheduleSettings(steps=2500, warmup_steps=100, final_fraction=0.02),
         evaluate_every=250,
         checkpoint=CheckpointSettings(every_steps=250, keep=2),
     )
 
 
 def get_config(argument: str | None) -> PretrainConfig:
-    return choose(argument, {"tiny": tiny, "open": open_sources}, "tiny")
+    return choose(argument, {"tiny": tiny, "tower": tower, "open": open_sources}, "tiny")

@@ -42,7 +42,9 @@ from unirank_jax.model import Model
 from unirank_jax.prompt import Prompt
 from unirank_jax.tokenizer import Tokenizer
 
-TERMS = ("contrast", "caption")
+TERMS = ("words", "contrast", "caption")
+METRIC = "first_any"  # keeps the best checkpoint, when the contrast is on
+COMPUTE = Compute(unroll=True)  # a small model: four layers written out
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class PretrainConfig:
     name: str
     seed: int
     preset: str
+    init: str  # "" = random weights, or the workdir of an earlier pretraining
     source: str  # "sample:sci", or a dataset folder
     tokenizer: str  # "" = the embedded one, or a tokenizer.json
     instructions: dict[str, str]  # kind of the image item -> instruction; "" = the default one
@@ -123,13 +126,20 @@ def batches(sampler: PairSampler, start: int) -> Iterator[Item]:
         yield Item(to_batch(arrays), (f"batch {number}",), number + 1)
 
 
+def terms_of(config: PretrainConfig) -> frozenset[str]:
+    """Names of the losses with a weight."""
+    return frozenset(name for name, weight in config.loss.items() if weight)
+
+
 def make_step(config: PretrainConfig, graph: Any, optimizer: optax.GradientTransformation) -> Any:
     """The jitted update (state, batch) -> (state, metrics); the state is donated."""
 
     def objective(params: Any, batch: PretrainBatch) -> tuple[jax.Array, dict[str, Any]]:
-        terms = losses(nnx.merge(graph, params), batch, config.temperature, Compute())
+        terms = losses(
+            nnx.merge(graph, params), batch, terms_of(config), config.temperature, COMPUTE
+        )
         means = {name: total / jnp.maximum(count, 1) for name, (total, count) in terms.items()}
-        return sum(weight * means[name] for name, weight in config.loss.items()), terms
+        return sum(weight * means[name] for name, weight in config.loss.items() if weight), terms
 
     @partial(jax.jit, donate_argnums=0)
     def step(state: State, batch: PretrainBatch) -> tuple[State, dict[str, Any]]:
@@ -180,7 +190,9 @@ def make_optimizer(
 def make_evaluation(config: PretrainConfig, graph: Any, sampler: PairSampler) -> Any:
     """state -> means over fixed batches of the validation split."""
     term_sums = jax.jit(
-        lambda params, batch: losses(nnx.merge(graph, params), batch, config.temperature, Compute())
+        lambda params, batch: losses(
+            nnx.merge(graph, params), batch, terms_of(config), config.temperature, COMPUTE
+        )
     )
 
     def evaluate(state: State) -> dict[str, float]:
@@ -196,6 +208,15 @@ def make_evaluation(config: PretrainConfig, graph: Any, sampler: PairSampler) ->
     return evaluate
 
 
+def begin(config: PretrainConfig, abstract: State, fresh: State) -> State:
+    """The first state of a run: random, or the parameters that `config.init` ended with."""
+    if not config.init:
+        return fresh
+    with Checkpoints(config.init, config.checkpoint.keep, METRIC) as earlier:
+        state, _ = earlier.restore(None, abstract)
+    return fresh._replace(params=state.params)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run or resume; prints where the result is."""
     arguments = parse("pretrain", __doc__ or "", "configs/sci_pretrain.py", argv)
@@ -209,15 +230,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     valid = make_sampler(config, model_config, prompt, dataset, "valid")
     graph, params = nnx.split(Model(model_config, nnx.Rngs(config.seed)))
     optimizer = make_optimizer(config.optimizer, config.schedule)
-    fresh = lambda: State(params, optimizer.init(params))  # noqa: E731
+
+    def fresh() -> State:
+        return State(params, optimizer.init(params))
+
     placement = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement),
         jax.eval_shape(fresh),
     )
-    with Checkpoints(workdir, config.checkpoint.keep, "first_image") as checkpoints:
+    with Checkpoints(workdir, config.checkpoint.keep, METRIC) as checkpoints:
         describe_run(workdir, config, checkpoints.latest is not None, data=dataset.fingerprint)
-        start = resume(checkpoints, abstract, fresh)
+        start = resume(checkpoints, abstract, lambda: begin(config, abstract, fresh()))
         count = sum(x.size for x in jax.tree.leaves(params))
         print(f"{count} parameters, {sum(len(u) for u, _ in train.pools)} objects, {workdir}")
         schedule = Schedule(

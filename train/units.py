@@ -131,7 +131,7 @@ class PairSampler:
         caption = empty_rows(count, sizes.caption_tokens)
         text = empty_rows(count, sizes.text_tokens)
         index, image_query = np.zeros((1, count), np.int32), np.zeros((1, count), bool)
-        caption_read, text_read = np.zeros((1, count), np.int32), np.full((1, count), -1, np.int32)
+        image_length, text_length = np.zeros((2, 1, count), np.int32)
         spoken = np.zeros((1, count, sizes.caption_tokens), bool)
         for at, unit in enumerate(units):
             patches = self.patches(unit.image)
@@ -146,23 +146,23 @@ class PairSampler:
             row = _shorten(row, sizes.caption_tokens, prompt.suffix_length)
             fill(caption, at, row, self.config, slots, 0)
             end = int(np.flatnonzero(row.tokens == self.config.vision_end_id)[0])
-            caption_read[0, at] = end
+            image_length[0, at] = end + 1
             spoken[0, at, end + 1 : len(row.tokens) - prompt.suffix_length + 1] = True
             if len(others):
                 row = prompt.candidate([TextPart(unit.texts[others[0]])], "text", 0)
                 row = _shorten(row, sizes.text_tokens, prompt.suffix_length)
                 fill(text, at, row, self.config, slots, 0)
-                text_read[0, at] = len(row.tokens) - 1 - prompt.suffix_length
+                text_length[0, at] = len(row.tokens) - prompt.suffix_length
         return {
             "images": slots.arrays,
             "static": static,
             "static_index": index,
             "query": query,
             "caption": caption,
-            "caption_read": caption_read,
+            "image_length": image_length,
             "spoken": spoken,
             "text": text,
-            "text_read": text_read,
+            "text_length": text_length,
             "image_query": image_query,
             "group": np.array([[unit.group for unit in units]], np.int32),
         }

@@ -1,0 +1,46 @@
+"""unirank_jax: one vision-language model scores hybrid text-image candidates natively.
+
+    import unirank_jax
+    unirank_jax.score("a query", ["a passage", {"image": "figure.png"}])
+
+Names are loaded on first use, so that importing the package stays quick and free of JAX.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unirank_jax.content import ContentError as ContentError
+    from unirank_jax.reranker import Ranked as Ranked
+    from unirank_jax.reranker import Reranker as Reranker
+    from unirank_jax.reranker import ScoringConfig as ScoringConfig
+    from unirank_jax.reranker import TruncationWarning as TruncationWarning
+    from unirank_jax.reranker import load as load
+    from unirank_jax.reranker import rank as rank
+    from unirank_jax.reranker import score as score
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ContentError": "content",
+    "Ranked": "reranker",
+    "Reranker": "reranker",
+    "ScoringConfig": "reranker",
+    "TruncationWarning": "reranker",
+    "load": "reranker",
+    "rank": "reranker",
+    "score": "reranker",
+}
+__all__ = sorted([*_HOMES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

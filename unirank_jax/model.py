@@ -66,16 +66,16 @@ def label_logits(model: Model, states: Array, label_ids: tuple[int, int]) -> Arr
     return jnp.einsum("...d,d->...", states.astype(jnp.float32), yes - no)
 
 
-def embeddings(cache: Cache, read: Array) -> Array:
-    """Unit vectors for comparing contents alone: the last layer's values at token `read`.
+def embeddings(cache: Cache, tokens: Array) -> Array:
+    """Unit vectors for comparing contents alone: the mean of the last layer's values.
 
-    cache: of rows (B, T); read (B,) int32 -> (B, K * H) float32. Values, because that is what the
-    label token of a candidate will read there: a dual encoder trained on them hands over directly.
+    cache: of rows (B, T); tokens (B, T) bool: those of the content -> (B, K * H) float32. Values,
+    because a label token reads just such means there: what a dual encoder learns hands over.
     """
-    values = cache.stages[-1][1][-1]  # (B, T, K, H)
-    chosen = jnp.take_along_axis(values, jnp.maximum(read, 0)[:, None, None, None], axis=1)
-    flat = chosen.reshape(chosen.shape[0], -1).astype(jnp.float32)
-    return flat * jax.lax.rsqrt(jnp.square(flat).sum(-1, keepdims=True) + 1e-6)
+    values = cache.stages[-1][1][-1].astype(jnp.float32)  # (B, T, K, H)
+    weights = tokens / jnp.maximum(tokens.sum(-1, keepdims=True), 1)
+    mean = jnp.einsum("btkh,bt->bkh", values, weights).reshape(values.shape[0], -1)
+    return mean * jax.lax.rsqrt(jnp.square(mean).sum(-1, keepdims=True) + 1e-6)
 
 
 def vocabulary_logits(model: Model, states: Array) -> Array:
