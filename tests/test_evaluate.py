@@ -192,6 +192,7 @@ def test_nan_scores_stop_the_evaluation_unless_counted_as_last():
         evaluate(Small(), "test", **run)
     counted = evaluate(Small(), "test", **run, nan_last=True)
     assert hit(counted, "kind: picture", "m") == pytest.approx(0.9)
+    assert counted.queries[21]["scores"]["m"] == [0.5, 0.0, None, 0.0]
 
 
 def test_further_baselines_join_the_three_that_are_always_shown():
@@ -308,19 +309,20 @@ class Recorder:
     def __init__(self):
         self.calls = []
 
-    def score_many(self, queries, candidate_lists, instruction=None):
-        self.calls.append((len(queries), instruction))
+    def logits_many(self, queries, candidate_lists, *, instruction, on_error):
+        self.calls.append((len(queries), instruction, on_error))
         return [
             np.asarray([len(c[0]) if isinstance(c[0], str) else -1 for c in cs], np.float32)
             for cs in candidate_lists
         ]
 
 
-def test_a_reranker_is_called_in_chunks_by_instruction_and_answers_in_order():
+def test_a_reranker_is_called_in_chunks_with_every_query_s_instruction():
     reranker = Recorder()
     examples = examples_of(Small("find the card"), "test")
-    scores = reranker_scorer(reranker, lists_per_call=8)(examples)
-    assert reranker.calls == [(8, None), (7, None), (8, "find the card"), (7, "find the card")]
+    scores = reranker_scorer(reranker, lists_per_call=20, on_error="nan")(examples)
+    both = [None, "find the card"]
+    assert reranker.calls == [(20, both * 10, "nan"), (10, both * 5, "nan")]
     for example, values in zip(examples, scores, strict=True):
         texts = [c.parts[0] for c in example.candidates]
         assert values.tolist() == [len(t.text) if isinstance(t, TextPart) else -1 for t in texts]
@@ -329,3 +331,63 @@ def test_a_reranker_is_called_in_chunks_by_instruction_and_answers_in_order():
 def test_content_keeps_the_order_of_parts():
     parts = (ImagePart(b"1"), TextPart("two"), ImagePart("three.png"))
     assert content(parts) == [{"image": b"1"}, "two", {"image": "three.png"}]
+
+
+# The command --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def my_lists(tmp_path):
+    """A user's folder: 6 test lists, of which BM25 answers every one."""
+    folder = tmp_path / "my_lists"
+    folder.mkdir()
+    with open(folder / "test.jsonl", "w") as file:
+        for i in range(6):
+            line = {
+                "qid": f"q{i}",
+                "query": {"text": WORDS[i]},
+                "candidates": [
+                    {"text": f"a {WORDS[i + 1]} card {i}", "grade": 0},
+                    {"text": f"a {WORDS[i]} card {i}", "grade": 1},
+                ],
+            }
+            file.write(json.dumps(line) + "\n")
+    return folder
+
+
+def test_the_command_on_a_user_s_folder(my_lists, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "_model", lambda name, path, on_error: knows_pictures)
+    out = tmp_path / "out"
+    arguments = ["--data", str(my_lists), "--out", str(out), "--resamples", "100"]
+    command.main(arguments)
+    printed = capsys.readouterr().out
+    assert "my_lists / test: 6 queries" in printed and "default - BM25" in printed
+    report = json.loads((out / "report.json").read_text())
+    whole = {row["name"]: row for row in report["rows"] if row["view"] == "whole lists"}
+    assert whole[MACRO]["values"]["BM25"]["hit@1"]["mean"] == 1.0
+    assert whole[MACRO]["values"]["random"]["hit@1"]["mean"] == 0.5
+    assert len((out / "queries.jsonl").read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--split", "train"], "no lists in split 'train'; choose one of: test"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--model", "nowhere"], "nowhere does not exist"),
+        (["--set", "data.sourc=x"], "did you mean"),
+    ],
+)
+def test_bad_arguments_end_with_a_message_before_anything_is_scored(my_lists, arguments, message):
+    with pytest.raises(SystemExit) as caught:
+        command.main(["--data", str(my_lists), *arguments])
+    assert message in str(caught.value)
+
+
+def test_two_models_of_one_name_are_an_error(my_lists, tmp_path):
+    for parent in ("a", "b"):
+        (tmp_path / parent / "exported").mkdir(parents=True)
+        (tmp_path / parent / "exported" / "config.json").write_text("{}")
+    models = [str(tmp_path / parent / "exported") for parent in ("a", "b")]
+    with pytest.raises(SystemExit, match="'exported' is taken; write NAME="):
+        command.main(["--data", str(my_lists), "--model", *models])

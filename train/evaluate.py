@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.baselines import Scorer
-from train.config import ConfigError, load
+from train.baselines import Scorer, Scores
+from train.config import ConfigError
+from train.config import load as load_config
 from train.evaluation import (
     Report,
     Row,
@@ -22,10 +23,15 @@ from train.evaluation import (
     reranker_scorer,
 )
 from train.tables import as_json, render
+from unirank_jax.content import ContentError
 from unirank_jax.datasets.dataset import Dataset, DatasetError, sample
+from unirank_jax.datasets.records import Example
+from unirank_jax.hub import WeightsError, resolve
 from unirank_jax.metrics import MetricError
 
 __all__ = ["Report", "Row", "evaluate", "evaluate_scores", "main", "write"]
+
+EXPECTED = (ConfigError, DatasetError, MetricError, WeightsError, ContentError)
 
 _EXAMPLES = """examples:
   python -m train.evaluate --config configs/sci.py
@@ -40,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     try:
         report = run(arguments)
-    except (ConfigError, DatasetError, MetricError) as error:
+    except EXPECTED as error:
         sys.exit(f"train.evaluate: {error}")
     print(render(report, every_slice=False))
     write(report, Path(arguments.out))
@@ -49,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Open the data, load the models one after the other and evaluate."""
-    config = load(arguments.config, arguments.set)
+    config = load_config(arguments.config, arguments.set)
     dataset = open_dataset(arguments.data or config.data.source)
     if arguments.split not in dataset.splits:
         raise DatasetError(
@@ -59,7 +65,7 @@ def run(arguments: argparse.Namespace) -> Report:
     return evaluate(
         dataset,
         arguments.split,
-        _models(arguments.model),
+        _models(arguments.model, "nan" if arguments.nan_last else "raise"),
         resamples=arguments.resamples,
         seed=config.seed,
         limit=arguments.limit,
@@ -84,23 +90,30 @@ def open_dataset(source: str) -> Dataset:
     return sample(name) if colon and kind == "sample" else Dataset.open(source)
 
 
-def _models(specs: Sequence[str]) -> dict[str, Scorer]:
-    """`NAME=PATH` or `PATH` (named by its last part); none is the embedded default."""
-    import unirank_jax  # loads JAX: after the arguments are known to be good
+def _models(specs: Sequence[str], on_error: str) -> dict[str, Scorer]:
+    """`NAME=PATH` or `PATH` (named by its last part); none is the embedded default.
 
-    if not specs:
-        return {"default": reranker_scorer(unirank_jax.load(), progress="default")}
-    named: dict[str, str] = {}
+    A model is loaded when its turn to score comes, so only one is in memory at a time.
+    """
+    named: dict[str, str | None] = {} if specs else {"default": None}
     for spec in specs:
         name, equals, path = spec.partition("=")
         if not equals:
             name, path = Path(spec).name, spec
         if name in named:
             raise ConfigError(f"--model {spec}: the name {name!r} is taken; write NAME={path}")
-        named[name] = path
-    return {
-        name: reranker_scorer(unirank_jax.load(path), progress=name) for name, path in named.items()
-    }
+        named[name] = str(resolve(path))  # now, not when the first models have scored for hours
+    return {name: _model(name, path, on_error) for name, path in named.items()}
+
+
+def _model(name: str, path: str | None, on_error: str) -> Scorer:
+    def score(examples: Sequence[Example]) -> Scores:
+        from unirank_jax.reranker import default, load  # JAX: only when it is needed
+
+        reranker = default() if path is None else load(path)
+        return reranker_scorer(reranker, on_error=on_error, progress=name)(examples)
+
+    return score
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -195,31 +195,28 @@ def content(parts: Sequence[Part]) -> list[Any]:
     return [part.text if isinstance(part, TextPart) else {"image": part.source} for part in parts]
 
 
-def reranker_scorer(reranker: Any, lists_per_call: int = 64, progress: str = "") -> Scorer:
-    """A scorer from a `unirank_jax.Reranker`; ranks by its logits, never by saturated scores.
+def reranker_scorer(
+    reranker: Any, lists_per_call: int = 64, *, on_error: str = "raise", progress: str = ""
+) -> Scorer:
+    """A scorer from a `unirank_jax.Reranker`: its logits, which unlike scores never saturate.
 
-    Queries with their own instruction go in calls of their own. With `progress`, a bar of that
-    name on stderr.
+    `on_error="nan"` gives candidates that cannot be read NaN (count them with `nan_last`). With
+    `progress`, a bar of that name on stderr.
     """
 
     def score(examples: Sequence[Example]) -> Scores:
-        by_instruction: dict[str | None, list[int]] = {}
-        for place, example in enumerate(examples):
-            by_instruction.setdefault(example.query.instruction, []).append(place)
-        scores: dict[int, NDArray[np.float32]] = {}
+        scores: Scores = []
         with tqdm(total=len(examples), desc=progress, unit="list", disable=not progress) as bar:
-            for instruction, places in by_instruction.items():
-                options = {} if instruction is None else {"instruction": instruction}
-                for start in range(0, len(places), lists_per_call):
-                    chunk = places[start : start + lists_per_call]
-                    logits = reranker.score_many(
-                        [content(examples[i].query.parts) for i in chunk],
-                        [[content(c.parts) for c in examples[i].candidates] for i in chunk],
-                        **options,
-                    )
-                    scores.update(zip(chunk, logits, strict=True))
-                    bar.update(len(chunk))
-        return [scores[place] for place in range(len(examples))]
+            for start in range(0, len(examples), lists_per_call):
+                chunk = examples[start : start + lists_per_call]
+                scores += reranker.logits_many(
+                    [content(example.query.parts) for example in chunk],
+                    [[content(item.parts) for item in example.candidates] for example in chunk],
+                    instruction=[example.query.instruction for example in chunk],
+                    on_error=on_error,
+                )
+                bar.update(len(chunk))
+        return scores
 
     return score
 
@@ -310,7 +307,7 @@ def _mean(values: Floats, strata: Sequence[str] | None) -> float:
 
 
 def _record(example: Example, scores: Mapping[str, Scores], place: int) -> dict[str, Any]:
-    """One line of queries.jsonl; %.9g carries a float32 without loss."""
+    """A line of queries.jsonl; %.9g carries a float32 without loss, null: the candidate failed."""
     return {
         "qid": example.query.qid,
         "kind": example.query.kind,
@@ -320,6 +317,7 @@ def _record(example: Example, scores: Mapping[str, Scores], place: int) -> dict[
         "grades": list(example.grades),
         "neg_types": list(example.neg_types),
         "scores": {
-            name: [float(f"{s:.9g}") for s in values[place]] for name, values in scores.items()
+            name: [None if np.isnan(s) else float(f"{s:.9g}") for s in values[place]]
+            for name, values in scores.items()
         },
     }
