@@ -177,7 +177,11 @@ def _read(raw: dict[str, Any]) -> ModelConfig:
         for field, found, wanted in (
             ("text_config.hidden_act", text.get("hidden_act", "silu"), "silu"),
             ("text_config.attention_bias", text.get("attention_bias", False), False),
-            ("text_config.rope type", rope.get("rope_type", rope.get("type", "default")), "default"),
+            (
+                "text_config.rope type",
+                rope.get("rope_type", rope.get("type", "default")),
+                "default",
+            ),
             ("text_config.mrope_interleaved", rope.get("mrope_interleaved", True), True),
             (
                 "vision_config.hidden_act",

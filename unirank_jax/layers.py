@@ -23,6 +23,11 @@ class Compute:
 
     dtype: str = "float32"
     remat: str = "none"  # "none" keeps all, "dots" keeps matrix products, "full" recomputes blocks
+    unroll: bool = False  # write the layer loop out: faster on a CPU, slower to compile
+
+    def scan(self, block: Callable[..., Any], x: Any, layers: Any) -> tuple[Any, Any]:
+        """`jax.lax.scan` of a block over stacked layers under this policy."""
+        return jax.lax.scan(self.wrap(block), x, layers, unroll=self.unroll)
 
     def wrap(self, block: Callable[..., Any]) -> Callable[..., Any]:
         """Apply the rematerialisation policy to a scanned block."""

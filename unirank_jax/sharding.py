@@ -36,9 +36,7 @@ class ShardingError(ValueError):
     """A rule that cannot be honoured; the message lists every parameter concerned."""
 
 
-def mesh(
-    data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
+def mesh(data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A (data, fsdp, tensor) mesh; exactly one size may be -1 and is then derived.
 
     Raises:
@@ -104,8 +102,7 @@ def shardings(state: nnx.State, mesh: Mesh) -> Any:
         problems += wrong
     if problems:
         raise ShardingError(
-            "parameters that the mesh cannot hold (choose other mesh sizes): "
-            + "; ".join(problems)
+            "parameters that the mesh cannot hold (choose other mesh sizes): " + "; ".join(problems)
         )
     return nnx.from_flat_state(found)
 

@@ -131,6 +131,6 @@ class Text(nnx.Module):
             has_slab = s == 0 and features is not None and features.deepstack.shape[0] > 0
             slab = features.deepstack if has_slab and features is not None else None
             kv = None if prefix is None else prefix.stages[s]
-            x, own = jax.lax.scan(compute.wrap(step), x, (getattr(self, f"stage_{s}"), slab, kv))
+            x, own = compute.scan(step, x, (getattr(self, f"stage_{s}"), slab, kv))
             caches.append(own)
         return x, Cache(tuple(caches), rows.lengths) if collect else None

@@ -44,9 +44,7 @@ class VisionBlock(nnx.Module):
         images, patches, width = x.shape
         qkv = self.qkv(self.norm1(x)).reshape(images, patches, 3, self.heads, -1)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        mixed = attend(
-            rotate(q, angles), rotate(k, angles), v, causal=False, key_lengths=lengths
-        )
+        mixed = attend(rotate(q, angles), rotate(k, angles), v, causal=False, key_lengths=lengths)
         x = x + self.out(mixed.reshape(images, patches, width))
         return x + self.down(jax.nn.gelu(self.up(self.norm2(x)), approximate=True))
 
@@ -78,6 +76,7 @@ class PatchEmbedding(nnx.Module):
         shape = (config.temporal_patch_size, config.patch_dim, config.width)
         deviation = (config.temporal_patch_size * config.patch_dim) ** -0.5
         kernel = jax.random.normal(rngs.params(), shape, jnp.float32) * deviation
+        kernel = kernel - kernel.mean((0, 1))  # a blank patch starts as zero, so ink stands out
         self.kernel = nnx.Param(kernel, axes=(None, None, "vision_embed"))
         self.bias = nnx.Param(jnp.zeros(config.width), axes=("vision_embed",))
 
@@ -119,7 +118,7 @@ class Vision(nnx.Module):
         deepstack = []
         for s, depth in enumerate(config.stage_depths):
             if depth:
-                x, _ = jax.lax.scan(compute.wrap(step), x, getattr(self, f"stage_{s}"))
+                x, _ = compute.scan(step, x, getattr(self, f"stage_{s}"))
             if s < len(config.deepstack_layers):
                 deepstack.append(getattr(self, f"deepstack_{s}")(x))
         merged = self.merger(x)
