@@ -14,7 +14,7 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
@@ -27,16 +27,19 @@ from unirank_jax.datasets.records import Item, dup_id_of
 FIGURE_PIXELS = 96
 MIN_SIDE, MIN_AREA = 60, 8000
 MIN_CAPTION, MIN_PASSAGE, MAX_TEXT = 12, 60, 600
-LICENCE = "BSD-3-Clause or Expat (see LICENSES)"
 
 
 @dataclass(frozen=True)
 class Package:
-    """A Debian documentation package: archive, its sha256, and how its examples name data."""
+    """A Debian documentation package: archive, its sha256, and the licence of its documentation.
+
+    `gallery_only`: only figures that an example of the gallery computed are taken.
+    """
 
     name: str
     archive: str
     sha256: str
+    licence: str
     gallery_only: bool = False
 
 
@@ -45,24 +48,30 @@ PACKAGES = (
         "python-sklearn-doc",
         "python-sklearn-doc_1.2.1+dfsg-1_all.deb",
         "4e244556326064e87e7563e3e544c2288d44b5719db2d7b3a85c9a84ae93488d",
+        "BSD-3-Clause",
     ),
     Package(
         "python-skimage-doc",
         "python-skimage-doc_0.19.3-8_all.deb",
         "2c87d8f7d4504b29fe80283a24a153fb4175b0e4964bd90a2a0152b36bb6b468",
+        "BSD-3-Clause",
         gallery_only=True,
     ),
     Package(
         "python-sasmodels-doc",
         "python-sasmodels-doc_1.0.6-2_all.deb",
         "f9778eb120b443aa61c5a27d0548c2b05b8828bbb4815cd5a65d990c480ce744",
+        "BSD-3-Clause",
     ),
     Package(
         "python-lmfit-doc",
         "python-lmfit-doc_1.1.0-1_all.deb",
         "c7ed21ecd1b3aedf5592bdf06b548e89a20c3432bde6539c1326917a874df6ff",
+        "Expat",
     ),
 )
+
+LICENCES = {package.name: package.licence for package in PACKAGES}
 
 # Examples that show other people's pictures: faces, photographs, handwriting of named sets.
 _THIRD_PARTY = re.compile(
@@ -102,7 +111,7 @@ class _Found:
     title: str
     section: str
     caption: str
-    passage: str | None = field(default=None)
+    passage: str | None
 
 
 def read_figures(raw: Path) -> list[Figure]:
@@ -164,7 +173,7 @@ def figure_items(figure: Figure) -> list[Item]:
             split_id=figure.page,
             dup_id=dup_id_of(content),
             source=figure.source,
-            licence=LICENCE,
+            licence=LICENCES[figure.source],
         )
 
     items = [item("figure", "f", figure.image), item("caption", "c", figure.caption)]
@@ -216,7 +225,7 @@ def _package_figures(package: Package, root: Path) -> list[Figure]:
     for path in pages:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         text = data.decode("utf-8", "replace")
-        if _shows_pictures(package, re.sub(r"<[^>]+>", "", text)):
+        if shows_pictures(package, re.sub(r"<[^>]+>", "", text)):
             excluded.add(path.name.split(".")[0])
         elif "<img" in text:
             found += _page_figures(package, root, path, text)
@@ -242,7 +251,8 @@ def _package_figures(package: Package, root: Path) -> list[Figure]:
     return figures
 
 
-def _shows_pictures(package: Package, text: str) -> bool:
+def shows_pictures(package: Package, text: str) -> bool:
+    """Whether the text of an example's page loads pictures that other people made."""
     if package.name != "python-skimage-doc":
         return _THIRD_PARTY.search(text) is not None
     names = {

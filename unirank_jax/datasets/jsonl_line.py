@@ -161,7 +161,7 @@ class _LineReader:
         if not isinstance(value, dict):
             self.problem(place, f"a {_kind(value)}, not an object", 'write {"text": ...}')
             return ()
-        self._known_fields(value, fields, f"{place}.")
+        known = self._known_fields(value, fields, f"{place}.")
         content: Any = {key: value[key] for key in value if key in ("text", "image")}
         if "parts" in value:
             if content:
@@ -173,7 +173,8 @@ class _LineReader:
                 self.problem(place, f"a {_kind(content)}, not a list", 'write [{"text": ...}]')
                 return ()
         elif not content:
-            self.problem(place, "no content", "give 'text', 'image' or 'parts'")
+            if known:  # else the misspelt field was told, and is the content
+                self.problem(place, "no content", "give 'text', 'image' or 'parts'")
             return ()
         try:
             parts = parse(content, place)
@@ -215,12 +216,13 @@ class _LineReader:
             )
         )
 
-    def _known_fields(self, record: dict[str, Any], fields: Sequence[str], prefix: str) -> None:
-        for name in record:
-            if name not in fields:
-                near = get_close_matches(name, fields, n=1)
-                remedy = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(fields)}"
-                self.problem(f"{prefix}{name}", "unknown field", remedy)
+    def _known_fields(self, record: dict[str, Any], fields: Sequence[str], prefix: str) -> bool:
+        unknown = [name for name in record if name not in fields]
+        for name in unknown:
+            near = get_close_matches(name, fields, n=1)
+            remedy = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(fields)}"
+            self.problem(f"{prefix}{name}", "unknown field", remedy)
+        return not unknown
 
     def _text_field(
         self, record: dict[str, Any], name: str, prefix: str, required: bool = False

@@ -32,6 +32,16 @@ INSTRUCTIONS = {
     "molecule": "Given a compound, retrieve its structure drawing or its record.",
     "figure": "Given a description or a figure of a manual, retrieve what belongs to it.",
 }
+CHANGES = """\
+What this data was made from, and what was changed.
+
+Names, identifiers and structures of molecules: package chemicals, unchanged; a selection of its
+table. The drawings were made from the structures, the sentences of the cards were added.
+Figures, captions and passages: HTML manuals in the Debian packages named below. Figures were
+scaled down onto a white square and compressed, texts were cut to 600 characters, figure numbers
+were removed, and the title of the page was put before captions that occur several times.
+
+"""
 MIXED_QUESTION = "Which record gives the name and the CAS number of this compound?"
 
 # The embedded sample: molecules per split (whole formula families first, so that lists find
@@ -208,4 +218,6 @@ def licence_notices(raw: Path) -> str:
         for package in figure_source.PACKAGES
     ]
     rule = "=" * 78
-    return "\n".join(f"{rule}\n{title}\n{rule}\n{text.strip()}\n" for title, text in sections)
+    return CHANGES + "\n".join(
+        f"{rule}\n{title}\n{rule}\n{text.strip()}\n" for title, text in sections
+    )

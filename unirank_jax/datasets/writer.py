@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,50 +53,15 @@ def write_dataset(
     item_rows = {item.did: row for row, item in enumerate(items)}
     query_rows = {query.qid: row for row, query in enumerate(queries)}
     _check(items, queries, lists, item_rows, query_rows, licences)
+    if path.exists() and not (path / META_NAME).is_file():
+        raise DatasetError(f"{path} exists and is no dataset; give another folder or remove it")
     sources = sorted({(item.source, item.licence) for item in items})
     source_rows = {source: row for row, source in enumerate(sources)}
     neg_types = sorted({kind for split in lists.values() for x in split for kind in x.neg_types})
     neg_rows = {kind: row for row, kind in enumerate(neg_types)}
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.writing-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     digest = hashlib.sha256()
     shared: dict[bytes, tuple[int, int]] = {}
-    _write_records(
-        temporary / "items.array_record",
-        digest,
-        (
-            {field: getattr(item, field) for field in ITEM_FIELDS}
-            | {"source": source_rows[item.source, item.licence]}
-            | {"parts": _pack_parts(item.parts, shared, row)}
-            for row, item in enumerate(items)
-        ),
-    )
-    _write_records(
-        temporary / "queries.array_record",
-        digest,
-        (
-            {field: getattr(query, field) for field in QUERY_FIELDS}
-            | {"parts": _pack_parts(query.parts, shared, None)}
-            for query in queries
-        ),
-    )
-    for split in SPLITS:
-        _write_records(
-            temporary / f"lists-{split}.array_record",
-            digest,
-            (
-                {
-                    "query": query_rows[ranked.qid],
-                    "items": [item_rows[did] for did in ranked.dids],
-                    "grades": list(ranked.grades),
-                    "neg_types": bytes(neg_rows[kind] for kind in ranked.neg_types),
-                }
-                for ranked in lists.get(split, ())
-            ),
-        )
     meta = {
         "format": FORMAT,
         "name": name,
@@ -105,14 +71,65 @@ def write_dataset(
         "sources": [list(source) for source in sources],
         "neg_types": neg_types,
     }
-    digest.update(json.dumps([sources, neg_types], sort_keys=True).encode())
-    meta["content_hash"] = digest.hexdigest()
-    np.savez_compressed(temporary / INDEX_NAME, **_index(items, queries))
-    for file_name, text in (extra_files or {}).items():
-        (temporary / file_name).write_text(text, encoding="utf-8")
-    (temporary / META_NAME).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
-    _replace_folder(temporary, path)
+    with _new_folder(path) as folder:
+        _write_records(
+            folder / "items.array_record",
+            digest,
+            (
+                {field: getattr(item, field) for field in ITEM_FIELDS}
+                | {"source": source_rows[item.source, item.licence]}
+                | {"parts": _pack_parts(item.parts, shared, row)}
+                for row, item in enumerate(items)
+            ),
+        )
+        _write_records(
+            folder / "queries.array_record",
+            digest,
+            (
+                {field: getattr(query, field) for field in QUERY_FIELDS}
+                | {"parts": _pack_parts(query.parts, shared, None)}
+                for query in queries
+            ),
+        )
+        for split in SPLITS:
+            _write_records(
+                folder / f"lists-{split}.array_record",
+                digest,
+                (
+                    {
+                        "query": query_rows[ranked.qid],
+                        "items": [item_rows[did] for did in ranked.dids],
+                        "grades": list(ranked.grades),
+                        "neg_types": bytes(neg_rows[kind] for kind in ranked.neg_types),
+                    }
+                    for ranked in lists.get(split, ())
+                ),
+            )
+        digest.update(json.dumps([sources, neg_types], sort_keys=True).encode())
+        meta["content_hash"] = digest.hexdigest()
+        np.savez_compressed(folder / INDEX_NAME, **_index(items, queries))
+        for file_name, text in (extra_files or {}).items():
+            (folder / file_name).write_text(text, encoding="utf-8")
+        (folder / META_NAME).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
     return meta
+
+
+@contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` that takes its place when all went well and vanishes otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.writing-{os.getpid()}"
+    old = path.parent / f".{path.name}.old-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _pack_parts(
@@ -213,16 +230,3 @@ def _check(
             split_ids = [query.split_id] + [items[item_rows[did]].split_id for did in ranked.dids]
             if any(split_of(split_id) != split for split_id in split_ids):
                 raise DatasetError(f"list {ranked.qid}: content of another split than {split}")
-
-
-def _replace_folder(temporary: Path, path: Path) -> None:
-    if path.exists():
-        if not (path / META_NAME).is_file():
-            shutil.rmtree(temporary)
-            raise DatasetError(f"{path} exists and is no dataset; give another folder or remove it")
-        old = path.parent / f".{path.name}.old-{os.getpid()}"
-        path.rename(old)
-        temporary.rename(path)
-        shutil.rmtree(old)
-    else:
-        temporary.rename(path)
