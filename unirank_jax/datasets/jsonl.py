@@ -16,7 +16,15 @@ from typing import Any
 from unirank_jax.content import ImagePart
 from unirank_jax.datasets.dataset import Dataset, DatasetError
 from unirank_jax.datasets.jsonl_line import ParsedLine, parse_line
-from unirank_jax.datasets.records import SPLITS, ContentSize, Item, Query, RankList, split_of
+from unirank_jax.datasets.records import (
+    SPLITS,
+    ContentSize,
+    Example,
+    Item,
+    Query,
+    RankList,
+    split_of,
+)
 from unirank_jax.images import image_size
 
 MAX_PROBLEMS_SHOWN = 20
@@ -109,9 +117,6 @@ class JsonlDataset(Dataset):
         if problems:
             raise JsonlError(problems)
 
-    def __reduce__(self) -> tuple[type, tuple[Path]]:
-        return type(self), (self.path,)
-
     @cached_property
     def _files(self) -> dict[Path, str | None]:
         return jsonl_files(self.path)
@@ -134,6 +139,11 @@ class JsonlDataset(Dataset):
 
     def lists(self, split: str) -> Sequence[RankList]:
         return _Lazy(self._of_split(self._places, split), lambda place: self._line(place).ranked)
+
+    def example(self, split: str, index: int) -> Example:
+        line = self._line(self._of_split(self._places, split)[index])
+        ranked = line.ranked
+        return Example(line.query, line.candidates, ranked.grades, ranked.neg_types)
 
     def query(self, qid: str) -> Query:
         return self._line(self._queries[qid]).query
