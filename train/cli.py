@@ -1,0 +1,211 @@
+"""The console script `unirank`: score and rank lists from JSONL, check data.
+
+Imports of JAX and the model happen only when they are needed, so that `unirank --help` is quick.
+Exit codes: 0 done, 1 some input was bad (the rest is done), 2 wrong use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, TextIO
+
+_EXAMPLES = """examples:
+  echo '{"query": "water", "candidates": ["H2O", {"image": "salt.png"}]}' | unirank rank
+  unirank score --model exported --input lists.jsonl --output scores.jsonl
+  unirank data check my_lists/
+
+One line of input: {"query": CONTENT, "candidates": [CONTENT, ...], "instruction"?: TEXT}.
+CONTENT is a text, {"text": ..}, {"image": PATH}, {"text": .., "image": PATH}, or a list of these;
+image paths are relative to the input file (or to the current folder for standard input)."""
+
+
+class LineError(ValueError):
+    """A line of input that cannot be used."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except BrokenPipeError:  # the reader of our output has gone
+        sys.stderr.close()
+        return 1
+    except (OSError, ValueError) as error:
+        print(f"unirank {arguments.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _score_or_rank(arguments: argparse.Namespace) -> int:
+    """Answer line by line; a bad line gives a line with `error` and exit code 1 at the end."""
+    import unirank_jax  # loads JAX: after the arguments are known to be good
+    from unirank_jax.reranker import default
+
+    reranker = unirank_jax.load(arguments.model) if arguments.model else default()
+    root = Path(arguments.input).parent if arguments.input != "-" else Path()
+    bad = 0
+    with _opened(arguments.input, "r", sys.stdin) as source:
+        with _opened(arguments.output, "w", sys.stdout) as target:
+            for number, text in _lines(source):
+                try:
+                    answer = _answer(reranker, text, root, arguments.command)
+                except ValueError as error:  # LineError and ContentError
+                    answer = {"error": f"{arguments.input}:{number}: {error}"}
+                bad += "error" in answer
+                print(json.dumps(answer, ensure_ascii=False), file=target, flush=True)
+    if bad:
+        print(f"unirank {arguments.command}: {bad} lines could not be answered", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def _answer(reranker: Any, text: str, root: Path, command: str) -> dict[str, Any]:
+    """One line's answer: {"id"?, "scores", "logits"} or {"id"?, "ranking"}, by input index.
+
+    Candidates that cannot be read have null numbers and their error.
+    """
+    line = _parse(text)
+    query = _content(line["query"], root)
+    candidates = [_content(candidate, root) for candidate in line["candidates"]]
+    ranked = reranker.rank(query, candidates, instruction=line.get("instruction"), on_error="nan")
+    entries = [
+        {
+            "index": one.index,
+            "score": None if one.error else one.score,
+            "logit": None if one.error else one.logit,
+            **({"truncated": True} if one.truncated else {}),
+            **({"error": one.error} if one.error else {}),
+        }
+        for one in ranked
+    ]
+    named = {"id": line["id"]} if "id" in line else {}
+    failed = [entry["error"] for entry in entries if "error" in entry]
+    trouble = {"error": f"{len(failed)} candidates could not be read"} if failed else {}
+    if command == "rank":
+        return {**named, "ranking": entries, **trouble}
+    entries.sort(key=lambda entry: entry["index"])
+    return {**named, "candidates": entries, **trouble}
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except ValueError as error:
+        raise LineError(f"not valid JSON ({error}); write one object per line") from None
+    if not isinstance(line, dict):
+        raise LineError('not an object; write {"query": .., "candidates": [..]}')
+    problems = [f"{name}: missing" for name in ("query", "candidates") if name not in line]
+    known = ("id", "query", "candidates", "instruction")
+    problems += [
+        f"{name}: unknown; there are {', '.join(known)}" for name in line.keys() - {*known}
+    ]
+    if not isinstance(line.get("candidates", []), list):
+        problems.append("candidates: not a list")
+    if not isinstance(line.get("instruction", ""), str):
+        problems.append("instruction: not a text")
+    if problems:
+        raise LineError("; ".join(sorted(problems)))
+    return line
+
+
+def _content(value: Any, root: Path) -> Any:
+    """Content with image paths taken from `root`; everything else is checked by the reranker."""
+    if isinstance(value, list):
+        return [_content(part, root) for part in value]
+    if isinstance(value, dict) and isinstance(value.get("image"), str):
+        return {**value, "image": str(root / value["image"])}
+    return value
+
+
+def _check_data(arguments: argparse.Namespace) -> int:
+    """Open a dataset, which checks every line, and try to read every image."""
+    from unirank_jax.datasets.dataset import Dataset
+
+    dataset = Dataset.open(arguments.path)
+    problems = list(_unreadable(dataset))
+    for split in dataset.splits:
+        lists = dataset.lists(split)
+        print(f"{split}: {len(lists)} lists, {sum(len(one.dids) for one in lists)} candidates")
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        print(f"{len(problems)} images cannot be read", file=sys.stderr)
+        return 1
+    print(f"{arguments.path}: good")
+    return 0
+
+
+def _unreadable(dataset: Any) -> Iterator[str]:
+    """What is wrong with the images of queries and candidates; each image is decoded once."""
+    from unirank_jax.content import ContentError, ImagePart
+    from unirank_jax.images import decode
+
+    seen: set[str] = set()
+    for split in dataset.splits:
+        for number in range(len(dataset.lists(split))):
+            example = dataset.example(split, number)
+            contents = [(f"query {example.query.qid}", example.query.parts)]
+            contents += [(f"candidate {item.did}", item.parts) for item in example.candidates]
+            for where, parts in contents:
+                if where in seen:
+                    continue
+                seen.add(where)
+                for part in parts:
+                    if isinstance(part, ImagePart):
+                        try:
+                            decode(part.source, f"{where}{part.place}")
+                        except ContentError as error:
+                            yield str(error)
+
+
+def _opened(path: str, mode: str, stream: TextIO) -> AbstractContextManager[Any]:
+    """A file, or the standard stream for "-", which is left open."""
+    return nullcontext(stream) if path == "-" else open(path, mode, encoding="utf-8")
+
+
+def _lines(source: TextIO) -> Iterator[tuple[int, str]]:
+    for number, text in enumerate(source, start=1):
+        if text.strip():
+            yield number, text
+
+
+def _parser() -> argparse.ArgumentParser:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="unirank",
+        description="Score text and image candidates of one list with a reranker.",
+        formatter_class=formatter,
+        epilog=_EXAMPLES,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in (
+        ("score", "scores of every candidate, in input order"),
+        ("rank", "candidates from best to worst"),
+    ):
+        command = commands.add_parser(
+            name, help=summary, description=summary, formatter_class=formatter, epilog=_EXAMPLES
+        )
+        command.add_argument("--model", help="folder or hub id (default: the embedded model)")
+        command.add_argument("--input", default="-", help="JSONL file (default: standard input)")
+        command.add_argument("--output", default="-", help="JSONL file (default: standard output)")
+        command.set_defaults(run=_score_or_rank)
+    data = commands.add_parser("data", help="look at datasets")
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = actions.add_parser(
+        "check",
+        help="check every line and every image of a dataset",
+        description="Check every line and every image of a dataset.",
+        formatter_class=formatter,
+        epilog="example:\n  unirank data check my_lists/",
+    )
+    check.add_argument("path", help="dataset folder or JSONL file")
+    check.set_defaults(run=_check_data)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
