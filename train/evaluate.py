@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import unirank_jax
 from train.baselines import Scorer, Scores
 from train.config import ConfigError
 from train.config import load as load_config
@@ -31,6 +32,7 @@ from unirank_jax.metrics import MetricError
 
 __all__ = ["Report", "Row", "evaluate", "evaluate_scores", "main", "write"]
 
+BASE = Path(unirank_jax.__file__).parent / "assets" / "base"
 EXPECTED = (ConfigError, DatasetError, MetricError, WeightsError, ContentError)
 
 _EXAMPLES = """examples:
@@ -56,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(arguments: argparse.Namespace) -> Report:
     """Open the data, load the models one after the other and evaluate."""
     config = load_config(arguments.config, arguments.set)
-    dataset = open_dataset(arguments.data or config.data.source)
+    source = arguments.data or config.data.source
+    dataset = open_dataset(source)
     if arguments.split not in dataset.splits:
         raise DatasetError(
             f"{dataset.path}: no lists in split {arguments.split!r}; "
@@ -66,6 +69,7 @@ def run(arguments: argparse.Namespace) -> Report:
         dataset,
         arguments.split,
         _models(arguments.model, "nan" if arguments.nan_last else "raise"),
+        _dual_encoder(arguments.dual_encoder, source),
         resamples=arguments.resamples,
         seed=config.seed,
         limit=arguments.limit,
@@ -116,6 +120,23 @@ def _model(name: str, path: str | None, on_error: str) -> Scorer:
     return score
 
 
+def _dual_encoder(path: str | None, source: str) -> dict[str, Scorer]:
+    """The dual encoder at `path`; without one, that of the embedded base on the embedded data."""
+    if path is None and source.startswith("sample:") and (BASE / "config.json").is_file():
+        path = str(BASE)
+    if path is None:
+        return {}
+    folder = resolve(path)
+
+    def score(examples: Sequence[Example]) -> Scores:
+        from train.dual import dual_encoder  # JAX: only when it is needed
+        from unirank_jax.reranker import load
+
+        return dual_encoder(load(folder))(examples)
+
+    return {"dual encoder": score}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train.evaluate",
@@ -138,6 +159,12 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="[NAME=]PATH",
         help="exported folders or hub ids",
+    )
+    parser.add_argument(
+        "--dual-encoder",
+        metavar="PATH",
+        help="a pretrained folder whose cosine joins the baselines (default: on the embedded "
+        "sample, the embedded base)",
     )
     parser.add_argument("--data", help="a dataset folder or JSONL file instead of the config's")
     parser.add_argument("--split", default="test", help="(default: %(default)s)")
