@@ -359,6 +359,7 @@ def test_bfloat16_export_is_the_rounded_model(
 ) -> None:
     folder = save(model, tmp_path / "half", manifest_for(tokenizer), dtype=ml_dtypes.bfloat16)
     assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+    assert Manifest.read(folder).dtype == "bfloat16"
     loaded = flatten(load_model(folder))
     for path, leaf in flatten(model).items():
         assert np.array_equal(loaded[path], np.asarray(leaf).astype(ml_dtypes.bfloat16)), path

@@ -84,14 +84,16 @@ def test_order_and_padding_do_not_change_a_logit(tied: Twin) -> None:
     assert np.abs(alone - together[3]).max() < TOLERANCE * scale
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
-def test_rematerialisation_keeps_the_logits(tied: Twin, remat: str) -> None:
+@pytest.mark.parametrize(
+    "compute", [Compute(remat="dots"), Compute(remat="full"), Compute(unroll=True)], ids=str
+)
+def test_how_it_runs_does_not_change_the_logits(tied: Twin, compute: Compute) -> None:
     pairs = mixed_pairs(tied.config)
     batch = pack_pairs(tied.config, pairs, shared=True)
     graph, state = nnx.split(tied.ours)
 
     def run(state: nnx.State) -> jax.Array:
-        return score(nnx.merge(graph, state), batch, LABEL_IDS, Compute(remat=remat))
+        return score(nnx.merge(graph, state), batch, LABEL_IDS, compute)
 
     found = np.asarray(jax.jit(run)(state))[0, : len(pairs)]
     assert logit_error(found, expected_logits(tied, pairs)) < TOLERANCE

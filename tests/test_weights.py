@@ -10,14 +10,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from parity_models import random_torch_model, tiny_config
 from safetensors.numpy import load_file, save_file
 from transformers import Qwen3VLForConditionalGeneration
 
+from unirank_jax import sharding
 from unirank_jax.config import ModelConfig, preset
 from unirank_jax.hub import WeightsError, resolve
 from unirank_jax.keys import abstract_params, canonical, entries, flatten, stage_of, unflatten
+from unirank_jax.model import Model
 from unirank_jax.weights import INDEX_FILE, SINGLE_FILE, load_model, load_params, write_weights
 
 GIGABYTE = 1 << 30
@@ -124,6 +127,18 @@ def test_sharded_arrays_are_read_block_by_block(
         for path, leaf in whole.items():
             assert parts[path].sharding == places[path]
             assert np.array_equal(parts[path], leaf), path
+
+
+def test_loads_straight_into_the_shardings_of_a_mesh(
+    published: Path, config: ModelConfig, eight_devices: list[jax.Device]
+) -> None:
+    mesh = sharding.mesh(2, 2, 2, eight_devices)
+    places = sharding.shardings(nnx.state(Model.abstract(config), nnx.Param), mesh)
+    model = load_model(published, shardings=places)
+    expected = flatten(load_params(published, config))
+    for path, place in flatten(places).items():
+        leaf = flatten(model)[path]
+        assert leaf.sharding == place and np.array_equal(leaf, expected[path]), path
 
 
 def test_every_defect_is_listed_at_once(published: Path, tmp_path: Path) -> None:

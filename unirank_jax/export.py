@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def save_pretrained(
 
     Args:
         out: a new or empty folder.
-        manifest: becomes unirank.json, and decides prompt template and image budget.
+        manifest: becomes unirank.json (with this `dtype`); decides template and image budget.
         tokenizer_folder: holds tokenizer.json (and, if there, tokenizer_config.json).
         card: the README.md text (see `model_card.render`).
         dtype: of the weights on disk.
@@ -102,6 +103,7 @@ def save_pretrained(
     if tokenizer_folder.is_file():
         tokenizer_folder = tokenizer_folder.parent
     config = model.config
+    manifest = replace(manifest, dtype=np.dtype(dtype).name)
     with whole_folder(out) as folder:
         write_weights(folder, model, config, dtype, max_shard_bytes)
         raw = {**config.to_hf(), "dtype": np.dtype(dtype).name}
@@ -267,10 +269,14 @@ def adapter_tensors(model: Model) -> tuple[dict[str, np.ndarray], int, float]:
     Raises:
         WeightsError: the model has no adapters, or they differ in rank or scale.
     """
-    layers = {p: x for p, x in lora.dense_layers(model).items() if x.lora_a is not None}
+    layers = {
+        path: (layer.lora_a[...], layer.lora_b[...], layer.lora_scale)
+        for path, layer in lora.dense_layers(model).items()
+        if layer.lora_a is not None and layer.lora_b is not None
+    }
     if not layers:
         raise WeightsError("the model has no adapters; train with lora set, or export it whole")
-    ranks = {(layer.lora_a.shape[-1], layer.lora_scale) for layer in layers.values()}
+    ranks = {(a.shape[-1], scale) for a, _, scale in layers.values()}
     if len(ranks) > 1:
         raise WeightsError(f"adapters of several (rank, scale): {sorted(ranks)}; fold them instead")
     rank, scale = next(iter(ranks))
@@ -282,8 +288,8 @@ def adapter_tensors(model: Model) -> tuple[dict[str, np.ndarray], int, float]:
             continue
         covered.add(path)
         name = "base_model.model." + entry.key.removesuffix(".weight")
-        for letter, variable in (("A", layers[path].lora_a), ("B", layers[path].lora_b)):
-            factor = np.asarray(variable[...])
+        for letter, stacked in zip("AB", layers[path][:2], strict=True):
+            factor = np.asarray(stacked)
             factor = factor if entry.offset is None else factor[entry.offset]
             tensors[f"{name}.lora_{letter}.weight"] = np.ascontiguousarray(factor.T)
     if lost := sorted(set(layers) - covered):

@@ -125,7 +125,7 @@ def _check(files: _Files, table: list[Entry], shapes: dict[str, Any], config: Mo
 
 def _reader(
     files: _Files, group: list[Entry], shape: tuple[int, ...], dtype: Any
-) -> Callable[[tuple[slice, ...]], np.ndarray]:
+) -> Callable[[Any], np.ndarray]:
     """Callback of `jax.make_array_from_callback`: the wanted block of one of our parameters."""
 
     def read_one(entry: Entry, index: tuple[slice, ...]) -> np.ndarray:
@@ -262,7 +262,7 @@ def write_weights(
             used = 0
         shards[-1].append((key, get))
         used += size
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for at, shard in enumerate(shards):
         name = SINGLE_FILE
         if len(shards) > 1:
