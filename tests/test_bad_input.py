@@ -20,6 +20,7 @@ from unirank_jax.images import ImageSpec
 from unirank_jax.prompt import Prompt, Tokenizer
 
 TOKENIZER = Path(__file__).parent / "golden" / "qwen3_reduced_tokenizer.json"
+EMBEDDED_TOKENIZER = Path(__file__).parents[1] / "unirank_jax" / "assets" / "tokenizer"
 FILE_REMEDY = "give a complete PNG, JPEG, WEBP, GIF, BMP or TIFF file"
 SMALLER = "scale it down before passing it"
 EIGHT_BITS = "convert the image to 8 bits per channel"
@@ -236,3 +237,144 @@ def test_bad_query(kind: str, prompt: Prompt, tmp_path: Path) -> None:
 
 def test_there_are_at_least_twenty_kinds() -> None:
     assert len(BAD) >= 20
+
+
+@pytest.fixture(scope="module")
+def reranker() -> Any:
+    """Random weights, a few thousand parameters, the embedded tokenizer."""
+    from flax import nnx
+
+    from unirank_jax.config import ModelConfig, TextConfig, VisionConfig
+    from unirank_jax.layers import Compute
+    from unirank_jax.manifest import IDENTITY, Manifest
+    from unirank_jax.model import Model
+    from unirank_jax.reranker import Reranker, ScoringConfig
+
+    tokenizer = Tokenizer.from_file(EMBEDDED_TOKENIZER)
+    spec = ImageSpec(patch_size=8, merge_size=2, min_visual_tokens=4, max_visual_tokens=1800)
+    prompt = Prompt(tokenizer, "unirank-native-1", spec, max_tokens=200, max_query_tokens=40)
+    config = ModelConfig(
+        text=TextConfig(
+            vocabulary=tokenizer.vocabulary_size,
+            width=16,
+            depth=2,
+            mlp_width=24,
+            heads=2,
+            kv_heads=1,
+            head_dim=12,
+            rope_theta=1e4,
+            rope_sections=(2, 2, 2),
+            norm_eps=1e-6,
+            tied=True,
+            max_positions=1024,
+        ),
+        vision=VisionConfig(
+            depth=2,
+            width=16,
+            mlp_width=24,
+            heads=2,
+            patch_size=8,
+            merge_size=2,
+            temporal_patch_size=2,
+            table_size=16,
+            out_width=16,
+            deepstack_layers=(0,),
+        ),
+        image_token_id=prompt.image_token_id,
+        video_token_id=tokenizer.special("<|video_pad|>"),
+        vision_start_id=tokenizer.special("<|vision_start|>"),
+        vision_end_id=tokenizer.special("<|vision_end|>"),
+    )
+    manifest = Manifest(
+        prompt_id=prompt.prompt_id,
+        instruction=prompt.instruction,
+        label_tokens=("yes", "no"),
+        label_ids=prompt.label_ids,
+        min_visual_tokens=spec.min_visual_tokens,
+        max_visual_tokens=spec.max_visual_tokens,
+        max_tokens=prompt.max_tokens,
+        max_query_tokens=prompt.max_query_tokens,
+        calibration=IDENTITY,
+        base=None,
+        base_revision=None,
+        dtype="float32",
+        train_config_hash=None,
+    )
+    model = Model(config, nnx.Rngs(0))
+    return Reranker(
+        model, prompt, manifest, Path("."), Compute(), ScoringConfig(token_budget=65536)
+    )
+
+
+GOOD = [
+    "a passage",
+    picture(40, 56),
+    {"text": "caption", "image": picture(33, 20)},
+    ["mixed ", picture(16, 16), " parts"],
+]
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_rank_gives_nan_and_the_error_to_bad_candidates_only(reranker, tmp_path: Path) -> None:
+    """Every kind of bad candidate in one list with good ones, in between and around."""
+    candidates: list[Any] = [GOOD[0]]
+    expected: dict[int, tuple[str, str]] = {}
+    for kind, (_, place, _, remedy) in BAD.items():
+        folder = tmp_path / str(len(candidates))
+        folder.mkdir()
+        expected[len(candidates)] = (f"candidates[{len(candidates)}]{place}: ", remedy)
+        candidates.append(content_of(kind, folder))
+        if len(expected) in (3, 20, 40):
+            candidates.append(GOOD[{3: 1, 20: 2, 40: 3}[len(expected)]])
+    good = [index for index in range(len(candidates)) if index not in expected]
+    assert len(good) == len(GOOD)
+
+    ranked = reranker.rank("a query", candidates, on_error="nan")
+    assert sorted(item.index for item in ranked) == list(range(len(candidates)))
+    assert {item.index for item in ranked[: len(good)]} == set(good), "failed ones come last"
+    alone = reranker.logits("a query", GOOD)
+    assert np.isfinite(alone).all() and np.ptp(alone) > 0
+    for item in ranked:
+        if item.index in expected:
+            start, remedy = expected[item.index]
+            assert np.isnan(item.logit) and np.isnan(item.score)
+            assert item.error is not None
+            assert item.error.startswith(start) and item.error.endswith(remedy), item.error
+        else:
+            assert item.error is None and 0 <= item.score <= 1
+            assert abs(item.logit - alone[good.index(item.index)]) <= 1e-4 * np.std(alone)
+    scores = reranker.score("a query", candidates, on_error="nan")
+    assert np.flatnonzero(np.isfinite(scores)).tolist() == good
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("kind", BAD)
+def test_by_default_a_bad_candidate_raises(reranker, kind: str, tmp_path: Path) -> None:
+    content = content_of(kind, tmp_path)
+    for method in (reranker.rank, reranker.score, reranker.logits):
+        with pytest.raises(ContentError, match=r"^candidates\[1\]"):
+            method("a query", ["good", content])
+
+
+@pytest.mark.parametrize("on_error", ["raise", "nan"])
+def test_a_bad_query_always_raises(reranker, on_error: str) -> None:
+    with pytest.raises(ContentError, match=r"^query: the text is empty; give some text"):
+        reranker.rank("", ["a passage"], on_error=on_error)
+
+
+def test_no_candidates_give_no_scores(reranker) -> None:
+    scores = reranker.score("a query", [])
+    assert scores.shape == (0,) and scores.dtype == np.float32
+    assert reranker.rank("a query", []) == []
+
+
+def test_all_candidates_bad(reranker) -> None:
+    ranked = reranker.rank("a query", ["", b"text"], on_error="nan")
+    assert [item.index for item in ranked] == [0, 1]
+    assert all(np.isnan(item.score) and item.error for item in ranked)
+
+
+@pytest.mark.parametrize("candidates", ["a passage", b"bytes", {"text": "a passage"}])
+def test_one_candidate_without_a_list(reranker, candidates: Any) -> None:
+    with pytest.raises(ContentError, match=r"^candidates: .*; put it into a list$"):
+        reranker.rank("a query", candidates)
