@@ -14,6 +14,7 @@ import tokenizers
 from PIL import Image
 
 from unirank_jax.content import ContentError, ImagePart, TextPart, parse
+from unirank_jax.datasets.dataset import sample
 from unirank_jax.images import ImageSpec, decode, to_patches
 from unirank_jax.prompt import DEFAULT_INSTRUCTION, PROMPT_IDS, Prompt, SizedImage, Tokenizer
 
@@ -83,13 +84,6 @@ def test_default_instruction_is_the_published_one() -> None:
     assert {case["instruction"] for case in GOLDEN["cases"][:3]} == {DEFAULT_INSTRUCTION}
 
 
-def boundary_tokenizers() -> list:
-    tiny = pytest.param(
-        TINY, id="embedded", marks=pytest.mark.skipif(not TINY.exists(), reason="not built yet")
-    )
-    return [pytest.param(QWEN3, id="qwen3"), tiny]
-
-
 def library_tokenizer(path: Path) -> tokenizers.Tokenizer:
     """The file as the library reads it, special tokens found in the text.
 
@@ -104,7 +98,7 @@ def library_tokenizer(path: Path) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_str(json.dumps(content))
 
 
-@pytest.mark.parametrize("path", boundary_tokenizers())
+@pytest.mark.parametrize("path", [QWEN3, TINY], ids=["qwen3", "embedded"])
 def test_tokenised_apart_equals_tokenised_at_once(path: Path) -> None:
     """Prefix and candidate apart give the ids of the whole string, special tokens included."""
     at_once = library_tokenizer(path)
@@ -132,13 +126,8 @@ def test_a_cut_after_the_marker_would_differ(qwen3: Tokenizer) -> None:
 
 def test_the_embedded_tokenizer_cuts_anywhere_in_its_own_data() -> None:
     """Apart equals at once for texts of the embedded sample, as queries and as candidates."""
-    sample = TINY.parent / "sample" / "sci"
-    if not (TINY.exists() and sample.exists()):
-        pytest.skip("the embedded tokenizer or sample is not built yet")
-    from unirank_jax.datasets.dataset import sample as open_sample
-
     tokenizer = Tokenizer.from_file(TINY)
-    data = open_sample("sci")
+    data = sample("sci")
     checked = 0
     for index in range(min(200, len(data.lists("test")))):
         for item in data.example("test", index).candidates:
