@@ -37,17 +37,20 @@ def tiny() -> PretrainConfig:
         pools={"drawing": 56, "figure": 8},
         prompt_id="unirank-native-1",
         max_tokens=320,
-        max_query_tokens=40,
+        max_query_tokens=32,
         visual_tokens=16,
         pairs=PairSettings(
             units=64,
             family_size=4,
             family_share=0.5,
             image_query_share=0.35,
-            query_tokens=48,
-            caption_tokens=48,
+            query_tokens=40,
+            caption_tokens=44,
             text_tokens=56,
             patches=64,
+            turn=25.0,
+            zoom=0.15,
+            shift=0.1,
         ),
         loss={"words": 0.3, "contrast": 1.0, "caption": 0.5},
         temperature=0.05,
@@ -62,30 +65,16 @@ def tiny() -> PretrainConfig:
     )
 
 
-def tower() -> PretrainConfig:
-    """First leg of the shipped base: the tower alone learns to name what it sees."""
-    return replace(
-        tiny(),
-        source="data/sci-open",
-        loss={"words": 1.0, "contrast": 0.0, "caption": 0.0},
-        schedule=ScheduleSettings(steps=4000, warmup_steps=100, final_fraction=0.1),
-        evaluate_every=500,
-        checkpoint=CheckpointSettings(every_steps=500, keep=2),
-        log=LogSettings(every_steps=50, profile_steps=(0, 0)),
-    )
-
-
 def open_sources() -> PretrainConfig:
-    """Second leg of the shipped base: contrast and captions on top."""
+    """The run that made the shipped base."""
     return replace(
         tiny(),
         source="data/sci-open",
-        init="runs/tower",
-        schedule=ScheduleSettings(steps=2500, warmup_steps=100, final_fraction=0.02),
+        schedule=ScheduleSettings(steps=2000, warmup_steps=100, final_fraction=0.02),
         evaluate_every=250,
         checkpoint=CheckpointSettings(every_steps=250, keep=2),
     )
 
 
 def get_config(argument: str | None) -> PretrainConfig:
-    return choose(argument, {"tiny": tiny, "tower": tower, "open": open_sources}, "tiny")
+    return choose(argument, {"tiny": tiny, "open": open_sources}, "tiny")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,7 +104,10 @@ def make_sampler(
                 f"pools.{kind}: {wanted} objects per batch, {len(found)} are in split {split!r}; "
                 "lower it or choose another source"
             )
-    return PairSampler(pools, prompt, model, config.pairs, config.seed)
+    pairs = config.pairs
+    if split != "train":  # evaluated as they are
+        pairs = replace(pairs, turn=0.0, zoom=0.0, shift=0.0)
+    return PairSampler(pools, prompt, model, pairs, config.seed)
 
 
 def to_batch(arrays: dict[str, Any]) -> PretrainBatch:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from unirank_jax.batch import empty_rows
 from unirank_jax.config import ModelConfig
@@ -48,6 +49,9 @@ class PairSettings:
     caption_tokens: int
     text_tokens: int
     patches: int
+    turn: float  # degrees: drawings are turned by up to this much either way ...
+    zoom: float  # ... scaled by a factor of up to 1 +- zoom ...
+    shift: float  # ... and moved by up to this share of their side, so that places do not matter
 
 
 def units_of(dataset: Dataset, split: str, instructions: dict[str, str | None]) -> list[Unit]:
@@ -96,7 +100,7 @@ class PairSampler:
         self.families = [_families(units, settings.family_size) for units, _ in self.pools]
         instructions = {unit.instruction for units, _ in self.pools for unit in units}
         self.statics = {i: prompt.static(i) for i in sorted(instructions, key=str)}
-        self.patches = lru_cache(maxsize=65536)(self._patches)
+        self.image = lru_cache(maxsize=65536)(lambda part: decode(part.source, "image"))
 
     def draw(self, number: int) -> list[Unit]:
         """The objects of batch `number`."""
@@ -134,7 +138,7 @@ class PairSampler:
         image_length, text_length = np.zeros((2, 1, count), np.int32)
         spoken = np.zeros((1, count, sizes.caption_tokens), bool)
         for at, unit in enumerate(units):
-            patches = self.patches(unit.image)
+            patches = to_patches(self._move(self.image(unit.image), rng), prompt.spec)
             order = rng.permutation(len(unit.texts))
             by_image = bool(rng.random() < sizes.image_query_share)
             asked: Part | Patches = patches if by_image else TextPart(unit.texts[order[0]])
@@ -173,8 +177,25 @@ class PairSampler:
         skip = len(self.statics[instruction].tokens)
         return Encoded(whole.tokens[skip:], whole.images, whole.truncated, whole.where)
 
-    def _patches(self, part: ImagePart) -> Patches:
-        return to_patches(decode(part.source, "image"), self.prompt.spec)
+    def _move(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """The image turned, scaled and shifted at random, on white."""
+        sizes = self.settings
+        if not (sizes.turn or sizes.zoom or sizes.shift):
+            return image
+        angle = np.deg2rad(rng.uniform(-sizes.turn, sizes.turn))
+        scale = 1.0 / rng.uniform(1.0 - sizes.zoom, 1.0 + sizes.zoom)
+        move_x, move_y = rng.uniform(-sizes.shift, sizes.shift, 2) * image.size
+        centre_x, centre_y = image.width / 2, image.height / 2
+        cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
+        back_x = centre_x - cos * (centre_x + move_x) - sin * (centre_y + move_y)
+        back_y = centre_y + sin * (centre_x + move_x) - cos * (centre_y + move_y)
+        return image.transform(
+            image.size,
+            Image.Transform.AFFINE,
+            (cos, sin, back_x, -sin, cos, back_y),
+            Image.Resampling.BILINEAR,
+            fillcolor=(255, 255, 255),
+        )
 
 
 def _families(units: Sequence[Unit], least: int) -> list[list[int]]:

@@ -27,7 +27,7 @@ SOURCE = "chemicals"
 LICENCE = "MIT"
 PINNED_VERSION = "1.5.2"
 DRAWING_PIXELS = 96
-GREY_LEVELS = 16
+COLOURS = 16
 MIN_HEAVY_ATOMS, MAX_HEAVY_ATOMS = 3, 14
 MAX_SYNONYM_CHARACTERS = 60
 # A synonym with less overlap than this is a trade name that says nothing about the structure.
@@ -134,7 +134,10 @@ def choose_synonym(name: str, synonyms: Iterable[str]) -> str | None:
 
 
 def draw_molecule(smiles: str) -> bytes | None:
-    """A structure drawing as PNG (96 x 96, 16 grey levels); None where RDKit cannot read it."""
+    """A structure drawing as PNG (96 x 96, 16 colours); None where RDKit cannot read it.
+
+    Atoms have RDKit's customary colours (oxygen red, nitrogen blue, ...).
+    """
     from rdkit import Chem, rdBase
     from rdkit.Chem.Draw import rdMolDraw2D
 
@@ -144,17 +147,14 @@ def draw_molecule(smiles: str) -> bytes | None:
         return None
     canvas = rdMolDraw2D.MolDraw2DCairo(DRAWING_PIXELS, DRAWING_PIXELS)
     options: Any = canvas.drawOptions()
-    options.useBWAtomPalette()
     options.bondLineWidth = 1.2
     options.minFontSize = 9
     options.padding = 0.06
     rdMolDraw2D.PrepareAndDrawMolecule(canvas, structure)
     canvas.FinishDrawing()
     with Image.open(io.BytesIO(canvas.GetDrawingText())) as drawing:
-        grey = drawing.convert("L")
-    step = 255 / (GREY_LEVELS - 1)
-    indexed = grey.point([round(value / step) for value in range(256)]).convert("P")
-    indexed.putpalette([round(level * step) for level in range(GREY_LEVELS) for _ in range(3)])
+        colours = drawing.convert("RGB")
+    indexed = colours.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
     indexed.save(buffer, format="PNG", bits=4, optimize=True)
     return buffer.getvalue()

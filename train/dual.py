@@ -1,0 +1,105 @@
+"""The dual encoder of the pretraining as a scorer: the cosine of two embeddings, no cross-reading.
+
+It embeds queries and candidates apart, just as `train.contrast` trains them to be compared; a
+cross-encoder that starts from the same weights has to beat it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from train.baselines import DualEncoder
+from unirank_jax.batch import Batch, Bucket
+from unirank_jax.datasets.records import Item, Query
+from unirank_jax.layers import Compute
+from unirank_jax.model import Model, embeddings, encode_images
+from unirank_jax.packing import needs, pack
+from unirank_jax.prompt import Encoded, Prompt
+from unirank_jax.reranker import Reranker
+
+ROWS = 32  # contents per batch
+STEP = 32  # token and patch sizes are multiples of this
+
+
+def dual_encoder(reranker: Reranker) -> DualEncoder:
+    """The scorer of a pretrained model; its folder is loaded as a reranker."""
+    embedder = _Embedder(reranker)
+    return DualEncoder(embedder.queries, embedder.items)
+
+
+class _Embedder:
+    def __init__(self, reranker: Reranker) -> None:
+        self.prompt: Prompt = reranker.prompt
+        self.config = reranker.engine.config
+        graph, self.state = nnx.split(reranker.engine.model)
+        self.embed = jax.jit(partial(_embed, graph, reranker.engine.compute))
+
+    def queries(self, queries: Sequence[Query]) -> np.ndarray:
+        """(n, E) float32."""
+        rows = []
+        for query in queries:
+            static = self.prompt.static(query.instruction)
+            whole = self.prompt.prefix(query.parts, query.instruction, f"query {query.qid}")
+            own = whole.tokens[len(static.tokens) :]
+            rows.append((static, Encoded(own, whole.images, whole.truncated, whole.where), len(own)))
+        return self._all(rows)
+
+    def items(self, items: Sequence[Item]) -> np.ndarray:
+        """(n, E) float32."""
+        nothing = Encoded(np.zeros(0, np.int32), (), False, "")
+        rows = []
+        for item in items:
+            row = self.prompt.candidate(item.parts, f"candidate {item.did}", 0)
+            rows.append((nothing, row, len(row.tokens) - self.prompt.suffix_length))
+        return self._all(rows)
+
+    def _all(self, rows: list[tuple[Encoded, Encoded, int]]) -> np.ndarray:
+        """Similar lengths together; the prefix of a row is its static prompt, or empty."""
+        order = sorted(range(len(rows)), key=lambda i: (bool(rows[i][1].images), rows[i][2], i))
+        found: dict[int, np.ndarray] = {}
+        for start in range(0, len(order), ROWS):
+            chosen = order[start : start + ROWS]
+            prefixes = {rows[i][0].tokens.tobytes(): rows[i][0] for i in chosen}
+            index = {key: at for at, key in enumerate(prefixes)}
+            candidates = [rows[i][1] for i in chosen]
+            need = needs(list(prefixes.values()), candidates)
+            bucket = Bucket(
+                prefixes=max(2, need.prefixes),
+                prefix_tokens=_up(need.prefix_tokens),
+                rows=ROWS,
+                tokens=_up(need.tokens),
+                images=ROWS if need.images else 0,
+                patches=_up(need.patches),
+            )
+            at = [index[rows[i][0].tokens.tobytes()] for i in chosen]
+            batch = pack(self.config, list(prefixes.values()), candidates, at, bucket)
+            lengths = np.zeros((ROWS,), np.int32)
+            lengths[: len(chosen)] = [rows[i][2] for i in chosen]
+            vectors = np.asarray(self.embed(self.state, batch, lengths))
+            found |= dict(zip(chosen, vectors, strict=False))
+        return np.stack([found[i] for i in range(len(rows))])
+
+
+def _embed(graph: Any, compute: Compute, state: Any, batch: Batch, lengths: Any) -> jax.Array:
+    model: Model = nnx.merge(graph, state)
+    shard = jax.tree.map(lambda x: x[0], batch)
+    features = encode_images(model, shard.images, compute)
+    prefix = None
+    if shard.prefix.tokens.shape[-1]:
+        _, prefix = model.text(shard.prefix, None, compute, collect=True)
+    _, cache = model.text(
+        shard.rows, features, compute, prefix, shard.prefix_index, collect=True
+    )
+    assert cache is not None
+    return embeddings(cache, jnp.arange(shard.rows.tokens.shape[-1]) < lengths[:, None])
+
+
+def _up(size: int) -> int:
+    return -(-size // STEP) * STEP
