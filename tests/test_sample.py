@@ -17,7 +17,7 @@ from unirank_jax.datasets.records import SPLITS, dup_id_of, split_of
 from unirank_jax.datasets.tokenizer import LABEL_WORDS, PROMPT_TEXTS, SPECIAL_TOKENS
 from unirank_jax.tokenizer import Tokenizer
 
-CONTENT_HASH = "5aedd22308b47eb4507b9396c361d2d00c4f2f1da3640b3df33f0b6ac23a8558"
+CONTENT_HASH = "e09f1919aac2e784b614c45c991a7229378ca32cb50ab9cab78fe8d68cf32517"
 MAX_BYTES = 7_000_000
 
 
