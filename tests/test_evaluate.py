@@ -356,7 +356,7 @@ def my_lists(tmp_path):
 
 
 def test_the_command_on_a_user_s_folder(my_lists, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "_model", lambda name, path, on_error: knows_pictures)
+    monkeypatch.setattr(command, "_model", lambda *arguments: knows_pictures)
     out = tmp_path / "out"
     arguments = ["--data", str(my_lists), "--out", str(out), "--resamples", "100"]
     command.main(arguments)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import unirank_jax
 from train.baselines import Scorer, Scores
@@ -37,6 +39,7 @@ EXPECTED = (ConfigError, DatasetError, MetricError, WeightsError, ContentError)
 
 _EXAMPLES = """examples:
   python -m train.evaluate --config configs/sci.py
+  python -m train.evaluate --model runs/sft-sci-tiny
   python -m train.evaluate --data my_lists/ --model exported/ --split valid
   python -m train.evaluate --model before=base/ after=exported/ --out runs/comparison
 
@@ -68,7 +71,7 @@ def run(arguments: argparse.Namespace) -> Report:
     return evaluate(
         dataset,
         arguments.split,
-        _models(arguments.model, "nan" if arguments.nan_last else "raise"),
+        _models(arguments.model, arguments.step, "nan" if arguments.nan_last else "raise"),
         _dual_encoder(arguments.dual_encoder, source),
         resamples=arguments.resamples,
         seed=config.seed,
@@ -94,7 +97,7 @@ def open_dataset(source: str) -> Dataset:
     return sample(name) if colon and kind == "sample" else Dataset.open(source)
 
 
-def _models(specs: Sequence[str], on_error: str) -> dict[str, Scorer]:
+def _models(specs: Sequence[str], step: str, on_error: str) -> dict[str, Scorer]:
     """`NAME=PATH` or `PATH` (named by its last part); none is the embedded default.
 
     A model is loaded when its turn to score comes, so only one is in memory at a time.
@@ -106,18 +109,43 @@ def _models(specs: Sequence[str], on_error: str) -> dict[str, Scorer]:
             name, path = Path(spec).name, spec
         if name in named:
             raise ConfigError(f"--model {spec}: the name {name!r} is taken; write NAME={path}")
-        named[name] = str(resolve(path))  # now, not when the first models have scored for hours
-    return {name: _model(name, path, on_error) for name, path in named.items()}
+        # Now, not when the first models have scored for hours.
+        named[name] = path if _is_run(path) else str(resolve(path))
+    return {name: _model(name, path, step, on_error) for name, path in named.items()}
 
 
-def _model(name: str, path: str | None, on_error: str) -> Scorer:
+def _is_run(path: str) -> bool:
+    return (Path(path) / "checkpoints").is_dir()
+
+
+def _model(name: str, path: str | None, step: str, on_error: str) -> Scorer:
     def score(examples: Sequence[Example]) -> Scores:
         from unirank_jax.reranker import default, load  # JAX: only when it is needed
 
-        reranker = default() if path is None else load(path)
-        return reranker_scorer(reranker, on_error=on_error, progress=name)(examples)
+        if path is None:
+            return reranker_scorer(default(), on_error=on_error, progress=name)(examples)
+        with _exported(path, step) as folder:
+            return reranker_scorer(load(folder), on_error=on_error, progress=name)(examples)
 
     return score
+
+
+@contextmanager
+def _exported(path: str, step: str) -> Iterator[str]:
+    """A model folder as it is; a training run's checkpoint, exported for the time being."""
+    if not _is_run(path):
+        yield path
+        return
+    from train.checkpoint import CheckpointError
+    from train.export import export
+
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        try:
+            export(Path(path), step, folder, "merged", None)
+        except CheckpointError as error:
+            raise ConfigError(f"--model {path}, --step {step}: {error}") from None
+        yield str(folder)
 
 
 def _dual_encoder(path: str | None, source: str) -> dict[str, Scorer]:
@@ -158,7 +186,10 @@ def _parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="[NAME=]PATH",
-        help="exported folders or hub ids",
+        help="exported folders, hub ids or workdirs of train.sft",
+    )
+    parser.add_argument(
+        "--step", default="best", help="of a workdir: best, last or a number (default: best)"
     )
     parser.add_argument(
         "--dual-encoder",
