@@ -39,6 +39,7 @@ def tiny() -> TrainConfig:
             compute_dtype="float32",
             frozen_dtype="float32",
             remat="none",
+            unroll=True,
         ),
         data=DataSettings(
             source="sample:sci",
@@ -89,6 +90,7 @@ def published(name: str, init: str) -> TrainConfig:
             compute_dtype="bfloat16",
             frozen_dtype="bfloat16",
             remat="full",
+            unroll=False,
         ),
         data=replace(
             base.data,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,14 @@ import pytest
 import tiny_run
 
 from train import export, sft
-from train.config import ConfigError, LoRASettings, OptimizerSettings, ScheduleSettings
-from train.initial import make_layout, restore_model
+from train.config import (
+    ConfigError,
+    LoRASettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    load,
+)
+from train.initial import make_layout, open_start, restore_model
 from train.step import (
     Layout,
     Params,
@@ -30,6 +37,7 @@ from unirank_jax.keys import flatten
 from unirank_jax.model import Model
 from unirank_jax.weights import load_model
 
+CONFIG = str(tiny_run.ROOT / "configs" / "sci.py")
 ADAM = OptimizerSettings(lr=0.1, weight_decay=0.01, beta1=0.9, beta2=0.98, eps=1e-8, clip_norm=1.0)
 SCHEDULE = ScheduleSettings(steps=10, warmup_steps=2, final_fraction=0.1)
 
@@ -219,8 +227,8 @@ def test_adapters_train_alone_and_leave_the_base_as_it_was(
     lora.fold(trained)
     for name, array in flatten(load_model(merged)).items():
         np.testing.assert_allclose(array, flatten(trained)[name], rtol=1e-6, atol=1e-7)
-    settings = json.loads((adapter / "adapter_config.json").read_text())
-    assert settings["r"] == 2 and settings["base_model_name_or_path"] == str(model)
+    adapted = json.loads((adapter / "adapter_config.json").read_text())
+    assert adapted["r"] == 2 and adapted["base_model_name_or_path"] == str(model)
     assert json.loads((merged / "unirank.json").read_text())["max_visual_tokens"] == 6
     assert export.main([*arguments, "--out", str(merged)]) == 1  # it is not empty now
     assert "not empty" in capsys.readouterr().err
@@ -229,11 +237,13 @@ def test_adapters_train_alone_and_leave_the_base_as_it_was(
     assert sft.main(command(workdir, [*overrides, "optimizer.lr=0.5"])) == 1
     assert "optimizer.lr: 0.003 -> 0.5" in capsys.readouterr().err
     # A run can start from this run: the adapters are folded in.
-    second = tiny_run.settings(
-        data, workdir, batch__lists=8, schedule__steps=3, evaluation__every_steps=0
-    )
-    assert sft.main(command(tmp_path / "second", second)) == 0
-    assert "from " + str(workdir) in capsys.readouterr().out
+    settings = replace(load(CONFIG).model, init=str(workdir))
+    start = open_start(settings, 0)
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    loaded = start.load({name: place for name in base})
+    assert set(loaded) == set(base)
+    for name, array in flatten(trained).items():
+        np.testing.assert_array_equal(loaded[name], array, err_msg=name)
 
 
 @pytest.mark.parametrize(

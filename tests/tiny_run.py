@@ -93,7 +93,9 @@ def dataset_folder(folder: Path, lists: int = 12) -> Path:
                 {"image": f"{c}-{s}.png"} if k % 2 else {"text": f"a {c} {s}"}
                 for k, (c, s) in enumerate(some)
             ]
-            answer = {"image": f"{colour}-{shape}.png"} if n % 2 else {"text": f"a {colour} {shape}"}
+            answer = (
+                {"image": f"{colour}-{shape}.png"} if n % 2 else {"text": f"a {colour} {shape}"}
+            )
             lines.append(
                 {
                     "qid": f"{split}-{n}",

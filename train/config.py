@@ -38,6 +38,7 @@ class ModelSettings:
     compute_dtype: Literal["float32", "bfloat16"]
     frozen_dtype: Literal["float32", "bfloat16"]  # of the parameters that are not trained
     remat: Literal["none", "dots", "full"]
+    unroll: bool  # write the layer loop out: faster on a CPU, slower to compile
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from train.step import Layout, Params
 from unirank_jax import hub, lora
 from unirank_jax.config import ModelConfig, preset
 from unirank_jax.keys import abstract_params, flatten, unflatten
-from unirank_jax.layers import LoRAParam
 from unirank_jax.model import Model
 from unirank_jax.weights import load_params
 
@@ -84,16 +83,18 @@ def keep_model_files(start: Start, workdir: Path) -> None:
 
 def make_layout(config: ModelConfig, adapters: LoRASettings, seed: int) -> tuple[Layout, Params]:
     """The layout of the trained model, and its new adapters (empty without LoRA)."""
-    model = Model.abstract(config)
     if adapters.rank == 0:
-        return Layout.of(model), {}
-    lora.add(model, adapters.rank, adapters.alpha, adapters.targets, nnx.Rngs(seed))
-    layout = Layout.of(model)
-    fresh = {
-        ".".join(map(str, path)): variable[...]
-        for path, variable in nnx.to_flat_state(nnx.state(model, LoRAParam))
-    }
-    return layout, fresh
+        return Layout.of(Model.abstract(config)), {}
+
+    def adapted() -> Model:
+        model = Model(config, nnx.Rngs(seed))
+        lora.add(model, adapters.rank, adapters.alpha, adapters.targets, nnx.Rngs(seed))
+        return model
+
+    def new_adapters() -> Params:  # the compiler drops all that is not returned
+        return {n: a for n, a in flatten(adapted()).items() if n.endswith(("lora_a", "lora_b"))}
+
+    return Layout.of(nnx.eval_shape(adapted)), jax.jit(new_adapters)()
 
 
 def cast(params: Params, dtypes: Mapping[str, Any]) -> Params:

@@ -42,7 +42,8 @@ class RankingObjective:
 
     @property
     def compute(self) -> Compute:
-        return Compute(self.config.model.compute_dtype, self.config.model.remat)
+        model = self.config.model
+        return Compute(model.compute_dtype, model.remat, model.unroll)
 
     def __call__(self, params: Params, micro: Micro) -> tuple[dict[str, Any], dict[str, Any]]:
         model = self.layout.model(params)

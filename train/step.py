@@ -244,7 +244,7 @@ def make_step(
         trainable = optax.apply_updates(state.trainable, changes)
         metrics = {
             "loss": loss,
-            "grad_norm": optax.global_norm(gradient),
+            "grad_norm": optax.tree.norm(gradient),
             "learning_rate": rate(state.step),
             **terms,
             **extra,
