@@ -23,7 +23,6 @@ from unirank_jax.model import (
 )
 from unirank_jax.vision import Features
 
-
 Pair = tuple[jax.Array, jax.Array]
 
 

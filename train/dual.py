@@ -48,7 +48,9 @@ class _Embedder:
             static = self.prompt.static(query.instruction)
             whole = self.prompt.prefix(query.parts, query.instruction, f"query {query.qid}")
             own = whole.tokens[len(static.tokens) :]
-            rows.append((static, Encoded(own, whole.images, whole.truncated, whole.where), len(own)))
+            rows.append(
+                (static, Encoded(own, whole.images, whole.truncated, whole.where), len(own))
+            )
         return self._all(rows)
 
     def items(self, items: Sequence[Item]) -> np.ndarray:
@@ -94,9 +96,7 @@ def _embed(graph: Any, compute: Compute, state: Any, batch: Batch, lengths: Any)
     prefix = None
     if shard.prefix.tokens.shape[-1]:
         _, prefix = model.text(shard.prefix, None, compute, collect=True)
-    _, cache = model.text(
-        shard.rows, features, compute, prefix, shard.prefix_index, collect=True
-    )
+    _, cache = model.text(shard.rows, features, compute, prefix, shard.prefix_index, collect=True)
     assert cache is not None
     return embeddings(cache, jnp.arange(shard.rows.tokens.shape[-1]) < lengths[:, None])
 

@@ -26,19 +26,24 @@ from train.config import (
     LogSettings,
     OptimizerSettings,
     ScheduleSettings,
+    digest,
     load,
     parse,
 )
 from train.contrast import PretrainBatch, losses
+from train.initial import ASSETS
 from train.loop import Item, Schedule, resume, run
 from train.report import Report, describe_run
 from train.units import PairSampler, PairSettings, units_of
 from unirank_jax.batch import Images, Rows
 from unirank_jax.config import ModelConfig, preset
 from unirank_jax.datasets.dataset import Dataset, sample
+from unirank_jax.export import save_pretrained
 from unirank_jax.images import ImageSpec
 from unirank_jax.layers import Compute
+from unirank_jax.manifest import IDENTITY, LABEL_TOKENS, Manifest
 from unirank_jax.model import Model
+from unirank_jax.model_card import Card, render
 from unirank_jax.prompt import Prompt
 from unirank_jax.tokenizer import Tokenizer
 
@@ -81,10 +86,14 @@ class State(NamedTuple):
     optimizer: Any
 
 
+def tokenizer_folder(config: PretrainConfig) -> Path:
+    """Where tokenizer.json lies."""
+    return Path(config.tokenizer) if config.tokenizer else ASSETS / "tokenizer"
+
+
 def make_prompt(config: PretrainConfig, model: ModelConfig) -> Prompt:
     """The prompt that the objects are encoded with."""
-    assets = Path(__file__).resolve().parent.parent / "unirank_jax" / "assets"
-    tokenizer = Tokenizer.from_file(config.tokenizer or assets / "tokenizer")
+    tokenizer = Tokenizer.from_file(tokenizer_folder(config))
     spec = ImageSpec(
         model.vision.patch_size, model.vision.merge_size, config.visual_tokens, config.visual_tokens
     )
@@ -142,7 +151,8 @@ def make_step(config: PretrainConfig, graph: Any, optimizer: optax.GradientTrans
             nnx.merge(graph, params), batch, terms_of(config), config.temperature, COMPUTE
         )
         means = {name: total / jnp.maximum(count, 1) for name, (total, count) in terms.items()}
-        return sum(weight * means[name] for name, weight in config.loss.items() if weight), terms
+        weighted = [weight * means[name] for name, weight in config.loss.items() if weight]
+        return jnp.stack(weighted).sum(), terms
 
     @partial(jax.jit, donate_argnums=0)
     def step(state: State, batch: PretrainBatch) -> tuple[State, dict[str, Any]]:
@@ -220,6 +230,45 @@ def begin(config: PretrainConfig, abstract: State, fresh: State) -> State:
     return fresh._replace(params=state.params)
 
 
+def export(
+    config: PretrainConfig, model: Model, prompt: Prompt, dataset: Dataset, out: Path
+) -> None:
+    """Write the base as a Hugging Face folder in bfloat16."""
+    manifest = Manifest(
+        prompt_id=config.prompt_id,
+        instruction=prompt.instruction,
+        label_tokens=LABEL_TOKENS,
+        label_ids=prompt.label_ids,
+        min_visual_tokens=config.visual_tokens,
+        max_visual_tokens=config.visual_tokens,
+        max_tokens=config.max_tokens,
+        max_query_tokens=config.max_query_tokens,
+        calibration=IDENTITY,
+        base=None,
+        base_revision=None,
+        dtype="bfloat16",
+        train_config_hash=digest(config),
+    )
+    card = Card(
+        name=config.name,
+        licence="apache-2.0",
+        summary="A tiny vision-language network, pretrained from scratch to see; it ranks nothing "
+        "by itself, `train.sft` makes a reranker of it.",
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model))),
+        modalities=("text", "image"),
+        training={
+            "steps": str(config.schedule.steps),
+            "objects per step": str(config.pairs.units),
+            "losses": ", ".join(f"{w:g} {name}" for name, w in config.loss.items()),
+        },
+        data=(f"{dataset.path.name}, content hash {dataset.fingerprint[:12]}, train split",),
+        results="",
+        limits=("for trying out: it has seen small molecules and a few hundred figures",),
+    )
+    folder = tokenizer_folder(config)
+    save_pretrained(out, model, manifest, folder, render(card, manifest), dtype="bfloat16")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run or resume; prints where the result is."""
     arguments = parse("pretrain", __doc__ or "", "configs/sci_pretrain.py", argv)
@@ -263,7 +312,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 {"prompt_id": config.prompt_id},
                 make_evaluation(config, graph, valid),
             )
-    print(f"step {outcome.step}: {'finished' if outcome.finished else 'stopped'}, {workdir}")
+    if not outcome.finished:
+        print(f"stopped at step {outcome.step}; run the same command again to go on")
+        return 143
+    out = workdir / "exported"
+    if not out.exists():
+        export(config, nnx.merge(graph, outcome.state.params), prompt, dataset, out)
+    print(f"the base to start train.sft from (model.init) is in {out}")
     return 0
 
 

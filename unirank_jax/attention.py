@@ -21,7 +21,7 @@ class PrefixKV(NamedTuple):
     k: Array  # (Q, Tq, K, H)
     v: Array  # (Q, Tq, K, H)
     lengths: Array  # (Q,) int32
-    index: Array  # (B,) int32
+    prefix_of: Array  # (B,) int32
 
 
 def attend(
@@ -46,10 +46,10 @@ def attend(
     if key_lengths is not None:
         mask = mask & (jnp.arange(length) < key_lengths[:, None])[:, None, None, None]
     if prefix is not None:
-        k = jnp.concatenate([prefix.k[prefix.index], k], axis=1)
-        v = jnp.concatenate([prefix.v[prefix.index], v], axis=1)
+        k = jnp.concatenate([prefix.k[prefix.prefix_of], k], axis=1)
+        v = jnp.concatenate([prefix.v[prefix.prefix_of], v], axis=1)
         span = prefix.k.shape[1]
-        seen = jnp.arange(span) < prefix.lengths[prefix.index][:, None]  # (B, Tq)
+        seen = jnp.arange(span) < prefix.lengths[prefix.prefix_of][:, None]  # (B, Tq)
         seen = jnp.broadcast_to(seen[:, None, None, None], (rows, 1, 1, length, span))
         mask = jnp.concatenate([seen, jnp.broadcast_to(mask, (rows, 1, 1, length, length))], -1)
     q = q.reshape(rows, length, groups, heads // groups, size)

@@ -1,7 +1,7 @@
 """From encoded pairs to logits: batches of whole queries, few static shapes, input order kept.
 
 A bucket is one compiled program. Sizes are rounded up on a coarse ladder, an existing program that
-fits is preferred to a new one, and after `MAX_PROGRAMS` only the existing ones are used if any fits.
+fits is preferred to a new one, and near `MAX_PROGRAMS` only existing ones are used if any fits.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -47,18 +46,14 @@ class Engine:
         self.config, self.label_ids = model.config, label_ids
         self.compute, self.token_budget = compute, token_budget
         self._graph, self._state = nnx.split(model)
-        self._score = jax.jit(partial(_score, self._graph, label_ids, compute))
+        self._score = jax.jit(self._trace)
+        self.programs = 0  # compiled so far
         self.buckets: list[Bucket] = []
 
     @property
     def model(self) -> Model:
         """The network with its parameters."""
         return nnx.merge(self._graph, self._state)
-
-    @property
-    def programs(self) -> int:
-        """How many programs were compiled."""
-        return self._score._cache_size()
 
     def logits(self, works: Sequence[Work], count: int) -> np.ndarray:
         """z_yes - z_no of every candidate at its place: (count,) float32, NaN where no work is.
@@ -73,6 +68,11 @@ class Engine:
         for places, logits in sent:
             result[places] = np.asarray(logits)[0, : len(places)]
         return result
+
+    def _trace(self, state: Any, batch: Batch) -> jax.Array:
+        """The compiled function; its Python body runs once per program."""
+        self.programs += 1
+        return score(nnx.merge(self._graph, state), batch, self.label_ids, self.compute)
 
     def _groups(self, works: Sequence[Work]) -> Iterator[list[Work]]:
         """Works that run together, similar lengths side by side, within the token budget."""
@@ -145,12 +145,6 @@ class Engine:
         patches = bucket.images * bucket.patches
         tower = vision.depth * patches * (block + 2 * bucket.patches * vision.width)
         return float(decoder + tower)
-
-
-def _score(
-    graph: Any, label_ids: tuple[int, int], compute: Compute, state: Any, batch: Batch
-) -> jax.Array:
-    return score(nnx.merge(graph, state), batch, label_ids, compute)
 
 
 def _longest(work: Work) -> int:

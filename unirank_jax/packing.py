@@ -19,9 +19,14 @@ from unirank_jax.config import ModelConfig
 class PatchesLike(Protocol):
     """What packing needs of `images.Patches`."""
 
-    pixels: np.ndarray  # (P, channels * patch^2) uint8
-    grid: tuple[int, int]  # rows and columns of patches
-    digest: bytes
+    @property
+    def pixels(self) -> np.ndarray: ...  # (P, channels * patch^2) uint8
+
+    @property
+    def grid(self) -> tuple[int, int]: ...  # rows and columns of patches
+
+    @property
+    def digest(self) -> bytes: ...
 
 
 class EncodedLike(Protocol):
@@ -76,11 +81,11 @@ def grid_indices(
     """Per patch of a grid, in merge-block order: (row, column), table rows, bilinear weights.
 
     Returns (P, 2) int32, (P, 4) int32, (P, 4) float32. The learned side x side table is resampled
-    with aligned corners (Qwen3-VL: position k of n reads table coordinate k * (side - 1) / (n - 1)).
+    with aligned corners (Qwen3-VL: position k of n reads coordinate k * (side - 1) / (n - 1)).
     """
     rows, columns = grid
-    order = np.arange(rows * columns).reshape(rows // merge, merge, columns // merge, merge)
-    order = order.transpose(0, 2, 1, 3).reshape(-1)
+    raster = np.arange(rows * columns).reshape(rows // merge, merge, columns // merge, merge)
+    order = raster.transpose(0, 2, 1, 3).reshape(-1)
     row, column = order // columns, order % columns
 
     def taps(size: int, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

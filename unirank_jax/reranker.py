@@ -240,7 +240,7 @@ class Reranker:
         place: str,
         start: int,
     ) -> tuple[Work, _Result]:
-        if isinstance(candidates, str | bytes | dict):
+        if not isinstance(candidates, Sequence) or isinstance(candidates, str | bytes):
             raise ContentError(
                 f"{place}: a {type(candidates).__name__} instead of a list of candidates; "
                 "put it into a list"

@@ -1,0 +1,95 @@
+"""A self-contained HTML page of ranked lists: text and image candidates with their scores.
+
+Text is escaped, images are inlined as PNG thumbnails; the page loads nothing from anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unirank_jax.content import ContentError, Part, TextPart
+from unirank_jax.images import decode
+
+THUMBNAIL = 112  # pixels
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+       color: #1b1f24; background: #fff; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.05rem; margin: 0; }
+pre { background: #f4f5f7; padding: .8rem; overflow-x: auto; font-size: 12.5px; }
+section { border: 1px solid #d5d9e0; border-radius: 8px; padding: 1rem; margin: 1.2rem 0; }
+.query { display: flex; gap: .8rem; align-items: center; margin-bottom: .8rem; }
+.kind { color: #5a6472; font-size: .85rem; }
+ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .6rem;
+     list-style: none; padding: 0; margin: 0; }
+li { border: 1px solid #d5d9e0; border-radius: 6px; padding: .5rem; overflow-wrap: anywhere; }
+li.relevant { border: 2px solid #18794e; background: #effaf3; }
+.score { font-weight: 600; } .place { color: #5a6472; } img { max-width: 100%; }
+"""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One candidate in rank order."""
+
+    parts: tuple[Part, ...]
+    score: float
+    relevant: bool
+
+
+@dataclass(frozen=True)
+class RankedList:
+    """One query with its candidates from best to worst."""
+
+    kind: str
+    query: tuple[Part, ...]
+    candidates: tuple[Candidate, ...]
+
+
+def render(title: str, introduction: str, table: str, lists: Sequence[RankedList]) -> str:
+    """The page. `table` is shown as it is, in a fixed-width font."""
+    sections = "\n".join(_section(ranked) for ranked in lists)
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
+<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>
+<body><h1>{html.escape(title)}</h1><p>{html.escape(introduction)}</p>
+<pre>{html.escape(table)}</pre>
+{sections}
+</body></html>
+"""
+
+
+def _section(ranked: RankedList) -> str:
+    items = "\n".join(
+        f'<li class="{"relevant" if one.relevant else ""}"><span class="place">{place}.</span> '
+        f'<span class="score">{one.score:.3f}</span><br>{_parts(one.parts)}</li>'
+        for place, one in enumerate(ranked.candidates, 1)
+    )
+    return (
+        f'<section><div class="query"><div><h2>{_parts(ranked.query)}</h2>'
+        f'<span class="kind">{html.escape(ranked.kind)}; the relevant ones are framed</span>'
+        f"</div></div><ol>{items}</ol></section>"
+    )
+
+
+def _parts(parts: Sequence[Part]) -> str:
+    return " ".join(
+        html.escape(part.text) if isinstance(part, TextPart) else _thumbnail(part.source)
+        for part in parts
+    )
+
+
+def _thumbnail(source: object) -> str:
+    try:
+        image = decode(source, "image")  # type: ignore[arg-type]
+    except ContentError as error:
+        return f"<em>{html.escape(str(error))}</em>"
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="image" src="data:image/png;base64,{data}">'
