@@ -1,0 +1,225 @@
+"""The public face: order, batch invariance, bounded compilation, errors, truncation, saving.
+
+A random model of the tiny shape whose label rows are scaled, so that logits spread as real ones.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+import unirank_jax
+from unirank_jax import export, reranker
+from unirank_jax.config import preset
+from unirank_jax.content import ContentError
+from unirank_jax.engine import MAX_PROGRAMS
+from unirank_jax.hub import WeightsError
+from unirank_jax.manifest import Calibration, Manifest
+from unirank_jax.model import Model
+from unirank_jax.prompt import DEFAULT_INSTRUCTION
+from unirank_jax.reranker import Reranker, ScoringConfig, TruncationWarning, load
+
+TOKENIZER = Path(unirank_jax.__file__).parent / "assets" / "tokenizer"
+LABEL_IDS = (525, 462)
+
+
+def picture(height: int, width: int, seed: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def encoded(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = Model(preset("tiny"), nnx.Rngs(0))
+    table = model.text.embed.table
+    table[...] = table[...].at[np.array(LABEL_IDS)].multiply(20.0)
+    manifest = Manifest(
+        prompt_id="unirank-native-1",
+        instruction=DEFAULT_INSTRUCTION,
+        label_tokens=("yes", "no"),
+        label_ids=LABEL_IDS,
+        min_visual_tokens=1,
+        max_visual_tokens=16,
+        max_tokens=256,
+        max_query_tokens=48,
+        calibration=Calibration(bias=0.5, temperature=2.0, fit_on="nothing"),
+        base=None,
+        base_revision=None,
+        dtype="float32",
+        train_config_hash=None,
+    )
+    out = tmp_path_factory.mktemp("model") / "tiny"
+    return export.save_pretrained(out, model, manifest, TOKENIZER, "# a card\n", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Reranker:
+    return load(folder)
+
+
+@pytest.fixture(scope="module")
+def candidates() -> list[Any]:
+    """24 of every kind: short and long text, images of several sizes, mixed, interleaved."""
+    found: list[Any] = []
+    for n in range(6):
+        image = picture(24 * (1 + n % 4), 24 * (1 + (n * 3) % 5), n)
+        found += [
+            f"passage number {n} " + "with more words " * n,
+            image,
+            {"text": f"figure {n}", "image": encoded(image)},
+            [f"first {n}", image, "then", picture(48, 48, 100 + n)],
+        ]
+    return found
+
+
+QUERY = "which of these is it?"
+
+
+def test_a_logit_does_not_depend_on_its_company(model: Reranker, candidates: list[Any]) -> None:
+    together = model.logits(QUERY, candidates)
+    spread = together.std()
+    assert together.shape == (24,) and together.dtype == np.float32
+    assert spread > 1.0
+    alone = np.concatenate([model.logits(QUERY, [one]) for one in candidates])
+    reverse = model.logits(QUERY, candidates[::-1])[::-1]
+    small = Reranker(
+        model.engine.model,
+        model.prompt,
+        model.manifest,
+        model.source,
+        model.engine.compute,
+        ScoringConfig(token_budget=200),
+    )
+    other_buckets = small.logits(QUERY, candidates)
+    many = model.logits_many([QUERY, picture(72, 48, 7)], [candidates, candidates[:3]])[0]
+    for found in (alone, reverse, other_buckets, many):
+        np.testing.assert_allclose(found, together, rtol=0, atol=1e-4 * spread)
+    assert small.engine.buckets != model.engine.buckets
+
+
+def test_programs_are_few_over_mixed_sizes(folder: Path, candidates: list[Any]) -> None:
+    model = load(folder)
+    rng = np.random.default_rng(0)
+    queries: list[Any] = [
+        "short",
+        "a longer question " * 8,
+        picture(96, 96, 1),
+        [picture(24, 48, 2), "and?"],
+    ]
+    for _ in range(40):
+        some = [candidates[i] for i in rng.permutation(24)[: rng.integers(1, 24)]]
+        model.logits(queries[rng.integers(4)], some)
+    print(f"{model.engine.programs} programs: {model.engine.buckets}")
+    assert 2 <= model.engine.programs == len(model.engine.buckets) <= MAX_PROGRAMS
+
+
+def test_scores_are_calibrated_logits(model: Reranker, candidates: list[Any]) -> None:
+    logits = model.logits(QUERY, candidates)
+    scores = model.score(QUERY, candidates)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-(logits + 0.5) / 2.0)), rtol=1e-6)
+
+
+def test_rank_sorts_by_logit_and_keeps_failures_last(model: Reranker) -> None:
+    given = ["b", b"no image", "a", "b", ""]
+    ranked = model.rank(QUERY, given, on_error="nan")
+    logits = model.logits(QUERY, given, on_error="nan")
+    assert [one.index for one in ranked[-2:]] == [1, 4]
+    assert all(np.isnan(one.score) and one.error for one in ranked[-2:])
+    assert ranked[-2].error is not None and ranked[-2].error.startswith("candidates[1]")
+    good = [one.index for one in ranked[:3]]
+    assert good.index(0) < good.index(3), "ties by index"
+    assert logits[0] == logits[3]
+    assert [one.logit for one in ranked[:3]] == sorted(logits[[0, 2, 3]].tolist(), reverse=True)
+    with pytest.raises(ContentError, match=r"^candidates\[1\]"):
+        model.rank(QUERY, given)
+
+
+def test_a_bad_query_always_raises(model: Reranker) -> None:
+    with pytest.raises(ContentError, match="^query"):
+        model.score("", ["a"], on_error="nan")
+    with pytest.raises(ContentError, match=r"^queries\[1\]"):
+        model.score_many(["a", ""], [["x"], ["y"]])
+
+
+@pytest.mark.parametrize("given", ["text", b"bytes", {"text": "x"}, None, picture(9, 9, 0)])
+def test_candidates_must_be_a_list(model: Reranker, given: Any) -> None:
+    with pytest.raises(ContentError, match="put it into a list"):
+        model.score(QUERY, given)
+
+
+def test_wrong_arguments(model: Reranker) -> None:
+    with pytest.raises(ValueError, match="one list per query"):
+        model.score_many(["a"], [])
+    with pytest.raises(ValueError, match="on_error"):
+        model.score(QUERY, ["a"], on_error="skip")  # type: ignore[arg-type]
+
+
+def test_empty_lists(model: Reranker) -> None:
+    assert model.score(QUERY, []).shape == (0,)
+    assert model.rank(QUERY, []) == []
+    assert [x.shape for x in model.score_many(["a", "b"], [[], ["c"]])] == [(0,), (1,)]
+    assert model.score_many([], []) == []
+
+
+def test_truncation_is_reported(model: Reranker) -> None:
+    given = ["short", "long " * 400]
+    with pytest.warns(TruncationWarning, match=r"indices 1\)"):
+        model.score(QUERY, given)
+    assert {one.index: one.truncated for one in model.rank(QUERY, given)} == {0: False, 1: True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.score(QUERY, ["short"])
+    with pytest.warns(TruncationWarning):
+        model.score("long question " * 100, ["short"])
+
+
+def test_the_instruction_counts(model: Reranker) -> None:
+    plain = model.logits(QUERY, ["a"])
+    assert model.logits(QUERY, ["a"], instruction="Find the opposite.") != plain
+    assert model.logits(QUERY, ["a"], instruction=DEFAULT_INSTRUCTION) == plain
+
+
+def test_saving_and_loading_gives_the_same_logits(
+    model: Reranker, candidates: list[Any], tmp_path: Path
+) -> None:
+    copy = load(model.save_pretrained(tmp_path / "copy"))
+    np.testing.assert_array_equal(copy.logits(QUERY, candidates), model.logits(QUERY, candidates))
+    assert copy.manifest == model.manifest
+    with pytest.raises(WeightsError, match="not empty"):
+        model.save_pretrained(tmp_path / "copy")
+
+
+def test_a_training_folder_names_the_export(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(WeightsError, match=r"train\.export"):
+        load(tmp_path)
+
+
+def test_module_functions_take_a_model(model: Reranker) -> None:
+    np.testing.assert_array_equal(
+        unirank_jax.score(QUERY, ["a", "b"], model=model), model.score(QUERY, ["a", "b"])
+    )
+    assert unirank_jax.rank(QUERY, ["a"], model=model)[0].index == 0
+    assert reranker.rank is unirank_jax.rank
+
+
+def test_bfloat16_keeps_float32_scores(folder: Path) -> None:
+    model = load(folder, dtype="bfloat16")
+    logits = model.logits(QUERY, [f"passage {n}" for n in range(8)])
+    assert logits.dtype == np.float32 and len(set(logits.tolist())) == 8
+    assert jax.tree.leaves(nnx.state(model.engine.model))[0].dtype == "bfloat16"
