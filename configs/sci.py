@@ -1,6 +1,7 @@
 """Stage 1 on scientific lists (molecules and captioned figures).
 
     python -m train.sft --config configs/sci.py          # tiny, embedded sample, any machine
+    python -m train.sft --config configs/sci.py:open --set data.source=DIR  # the shipped default
     python -m train.sft --config configs/sci.py:2b       # Qwen3-VL-2B, full tuning, on a pod
     python -m train.sft --config configs/sci.py:8b       # Qwen3-VL-8B, full tuning, on a pod
     python -m train.sft --config configs/sci.py:2b_lora  # adapters, fits one 24 GB GPU
@@ -78,6 +79,19 @@ def tiny() -> TrainConfig:
     )
 
 
+def open_sources() -> TrainConfig:
+    """The run that made the embedded default reranker: the tiny model on all open sources."""
+    base = tiny()
+    return replace(
+        base,
+        name="sci_open",
+        data=replace(base.data, source="data/sci-open"),
+        schedule=ScheduleSettings(steps=1500, warmup_steps=40, final_fraction=0.02),
+        evaluation=replace(base.evaluation, every_steps=250, lists=300),
+        checkpoint=CheckpointSettings(every_steps=125, keep=2),
+    )
+
+
 def published(name: str, init: str) -> TrainConfig:
     """What the published sizes share: full tuning in bfloat16 with float32 masters, on a pod."""
     base = tiny()
@@ -137,6 +151,6 @@ def two_b_lora() -> TrainConfig:
 
 
 def get_config(argument: str | None = None) -> TrainConfig:
-    """`tiny` (default), `2b`, `8b` or `2b_lora`."""
-    sizes = {"tiny": tiny, "2b": two_b, "8b": eight_b, "2b_lora": two_b_lora}
+    """`tiny` (default), `open`, `2b`, `8b` or `2b_lora`."""
+    sizes = {"tiny": tiny, "open": open_sources, "2b": two_b, "8b": eight_b, "2b_lora": two_b_lora}
     return choose(argument, sizes, "tiny")

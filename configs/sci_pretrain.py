@@ -1,11 +1,15 @@
 """Visual pretraining of the tiny model, from which `configs/sci.py` starts.
 
     python -m train.pretrain --config configs/sci_pretrain.py                # the embedded sample
-    python -m train.pretrain --config configs/sci_pretrain.py:open \\
-        --set source=DIR --workdir runs/base                                 # all open sources
+    python -m train.pretrain --config configs/sci_pretrain.py:first --set source=DIR \\
+        --workdir runs/first                                                 # all open sources
+    python -m train.pretrain --config configs/sci_pretrain.py:tower --set source=DIR \\
+        --workdir runs/tower
+    python -m train.pretrain --config configs/sci_pretrain.py:open --set source=DIR \\
+        --workdir runs/base
 
-`DIR` is what `python -m unirank_jax.datasets.build sci --scale open --out DIR` wrote. The second
-form made the base that ships with the package. Published sizes need no pretraining.
+`DIR` is what `python -m unirank_jax.datasets.build sci --scale open --out DIR` wrote. The
+three legs made the base that ships with the package. Published sizes need no pretraining.
 """
 
 from dataclasses import replace
@@ -65,8 +69,8 @@ def tiny() -> PretrainConfig:
     )
 
 
-def open_sources() -> PretrainConfig:
-    """The run that made the shipped base."""
+def first() -> PretrainConfig:
+    """First leg of the shipped base, all objectives; it was stopped after 350 steps or so."""
     return replace(
         tiny(),
         source="data/sci-open",
@@ -76,5 +80,28 @@ def open_sources() -> PretrainConfig:
     )
 
 
+def tower() -> PretrainConfig:
+    """Second leg: the tower alone names what it sees, three times as many images a second."""
+    return replace(
+        first(),
+        init="runs/first",
+        loss={"words": 1.0, "contrast": 0.0, "caption": 0.0},
+        schedule=ScheduleSettings(steps=1000, warmup_steps=20, final_fraction=0.3),
+        checkpoint=CheckpointSettings(every_steps=500, keep=2),
+        log=LogSettings(every_steps=50, profile_steps=(0, 0)),
+    )
+
+
+def open_sources() -> PretrainConfig:
+    """Last leg: all objectives again."""
+    return replace(
+        first(),
+        init="runs/tower",
+        schedule=ScheduleSettings(steps=800, warmup_steps=30, final_fraction=0.05),
+        evaluate_every=200,
+        checkpoint=CheckpointSettings(every_steps=200, keep=2),
+    )
+
+
 def get_config(argument: str | None) -> PretrainConfig:
-    return choose(argument, {"tiny": tiny, "open": open_sources}, "tiny")
+    return choose(argument, {"tiny": tiny, "first": first, "tower": tower, "open": open_sources}, "tiny")
