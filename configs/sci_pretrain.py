@@ -104,4 +104,6 @@ def open_sources() -> PretrainConfig:
 
 
 def get_config(argument: str | None) -> PretrainConfig:
-    return choose(argument, {"tiny": tiny, "first": first, "tower": tower, "open": open_sources}, "tiny")
+    return choose(
+        argument, {"tiny": tiny, "first": first, "tower": tower, "open": open_sources}, "tiny"
+    )
