@@ -134,6 +134,17 @@ def test_what_never_changes_is_stored_once(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found["vision.table"], np.arange(6.0).reshape(2, 3))
 
 
+def test_a_part_is_read_alone(tmp_path: Path) -> None:
+    fill(tmp_path, {3: None})
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with Checkpoints(tmp_path, 2, "hit@1") as checkpoints:
+        found = checkpoints.restore_part(3, "trainable", place)
+        with pytest.raises(CheckpointError, match="has no 'weights', only"):
+            checkpoints.restore_part(3, "weights", place)
+    assert list(found) == ["text.stage_0.q.kernel"]
+    np.testing.assert_array_equal(found["text.stage_0.q.kernel"], np.full((4, 3), 3.0))
+
+
 def test_keeping_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="keep at least one"):
         Checkpoints(tmp_path, 0, "hit@1")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
+from flax import nnx
 
 from train import export, sft
 from train.config import (
@@ -32,7 +33,7 @@ from train.step import (
     state_shardings,
 )
 from unirank_jax import lora, sharding
-from unirank_jax.config import preset
+from unirank_jax.config import ModelConfig, preset
 from unirank_jax.keys import flatten
 from unirank_jax.model import Model
 from unirank_jax.weights import load_model
@@ -154,6 +155,37 @@ def test_a_layout_gives_the_model_back() -> None:
     assert flatten(layout.model(marks)) == marks
     places = layout.shardings(sharding.mesh(1, 1, 1, jax.devices()[:1]))
     assert set(places) == set(layout.variables)
+
+
+@pytest.mark.parametrize("size", ["2b", "8b", "2b_lora"])
+def test_published_sizes_fit_eight_devices_and_with_adapters_one(
+    size: str, eight_devices: list[jax.Device]
+) -> None:
+    config = load(f"{CONFIG}:{size}")
+    model = preset(size[:2])
+    devices = eight_devices[:1] if size == "2b_lora" else eight_devices
+    mesh = sharding.mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
+    if config.lora.rank:  # shapes only: no array of this size is made here
+        abstract = nnx.eval_shape(lambda: adapted(model, config.lora))
+        layout = Layout.of(abstract)
+    else:
+        layout = Layout.of(Model.abstract(model))
+    places = layout.shardings(mesh)
+    trained = layout.select(config.freeze)
+    bytes_per_device = sum(
+        int(np.prod(places[name].shard_shape(variable.shape))) * (12 if name in trained else 2)
+        for name, variable in layout.variables.items()
+    )
+    least = {"2b": 3.0e9, "8b": 1.3e10, "2b_lora": 4.3e9}[
+        size
+    ]  # masters, both moments; or bfloat16
+    assert least < bytes_per_device < 1.25 * least
+
+
+def adapted(config: ModelConfig, settings: LoRASettings) -> Model:
+    model = Model(config, nnx.Rngs(0))
+    lora.add(model, settings.rank, settings.alpha, settings.targets, nnx.Rngs(0))
+    return model
 
 
 def test_freezing_is_by_pattern_over_whole_paths() -> None:

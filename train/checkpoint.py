@@ -132,6 +132,21 @@ class Checkpoints:
         state = self._orbax.load_checkpointables(step, {"state": abstract})["state"]
         return state, self.meta(step)
 
+    def restore_part(self, step: int, name: str, place: Any) -> Any:
+        """One top-level entry of a step's state, without reading the others; `place`: a sharding.
+
+        Raises:
+            CheckpointError: the state has no such entry.
+        """
+        whole = self._metadata(step)
+        if name not in whole:
+            raise CheckpointError(f"{self.folder}/{step} has no {name!r}, only {list(whole)}")
+        wanted = {key: jax.tree.map(lambda _: ocp.PLACEHOLDER, part) for key, part in whole.items()}
+        wanted[name] = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), whole[name]
+        )
+        return self._orbax.load_checkpointables(step, {"state": wanted})["state"][name]
+
     def restore_constant(self, abstract: Any) -> Any:
         """The arrays of `save_constant`.
 

@@ -122,12 +122,8 @@ def restore_model(workdir: Path, step: str | int) -> tuple[Model, TrainConfig, M
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with Checkpoints(workdir, config.checkpoint.keep, config.evaluation.metric) as checkpoints:
         number = checkpoints.resolve(step)
-        whole = checkpoints.abstract(number)
-        wanted = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), whole
-        )
-        state, meta = checkpoints.restore(number, wanted)
-        params = dict(state["trainable"])
+        params = dict(checkpoints.restore_part(number, "trainable", place))
+        meta = checkpoints.meta(number)
         kept = [name for name in layout.variables if name not in names]
         if kept:
             dtype = jnp.dtype(config.model.frozen_dtype)
