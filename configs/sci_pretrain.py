@@ -97,7 +97,7 @@ def open_sources() -> PretrainConfig:
     return replace(
         first(),
         init="runs/tower",
-        schedule=ScheduleSettings(steps=800, warmup_steps=30, final_fraction=0.05),
+        schedule=ScheduleSettings(steps=520, warmup_steps=20, final_fraction=0.05),
         evaluate_every=200,
         checkpoint=CheckpointSettings(every_steps=200, keep=2),
     )

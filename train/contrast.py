@@ -91,9 +91,7 @@ def _first(rows: Rows, lengths: Array) -> Array:
     return jnp.arange(rows.tokens.shape[-1]) < lengths[:, None]
 
 
-def contrast(
-    vectors: Embedded, shard: PretrainBatch, temperature: float
-) -> dict[str, Pair]:
+def contrast(vectors: Embedded, shard: PretrainBatch, temperature: float) -> dict[str, Pair]:
     """InfoNCE both ways over the shard: among images, among texts, and among both.
 
     A positive competes with the negatives only, never with another positive of its query; an
