@@ -50,10 +50,11 @@ def tiny() -> TrainConfig:
             min_other_modality=2,
             prompt_id="unirank-native-1",
             instruction="",
-            max_tokens=320,
-            max_query_tokens=128,
+            max_tokens=224,
+            max_query_tokens=64,
             min_visual_tokens=16,
             max_visual_tokens=16,
+            kind_power=1.0,
             length_window=32,
             buckets=3,
             workers=2,
@@ -67,12 +68,12 @@ def tiny() -> TrainConfig:
         optimizer=OptimizerSettings(
             lr=1e-3, weight_decay=0.01, beta1=0.9, beta2=0.98, eps=1e-8, clip_norm=1.0
         ),
-        schedule=ScheduleSettings(steps=400, warmup_steps=20, final_fraction=0.05),
-        freeze=(),
+        schedule=ScheduleSettings(steps=240, warmup_steps=20, final_fraction=0.05),
+        freeze=(r"vision\.(patch|table|stage_\d+).*",),  # the mergers stay free
         lora=LoRASettings(rank=0, alpha=32.0, targets=""),
         mesh=MeshSettings(data=-1, fsdp=1, tensor=1),
         evaluation=EvaluationSettings(
-            split="valid", every_steps=100, lists=200, list_size=20, metric="hit@1"
+            split="valid", every_steps=80, lists=120, list_size=20, metric="hit@1"
         ),
         checkpoint=CheckpointSettings(every_steps=50, keep=2),
         log=LogSettings(every_steps=10, profile_steps=(0, 0)),
@@ -85,8 +86,8 @@ def open_sources() -> TrainConfig:
     return replace(
         base,
         name="sci_open",
-        data=replace(base.data, source="data/sci-open"),
-        schedule=ScheduleSettings(steps=1500, warmup_steps=40, final_fraction=0.02),
+        data=replace(base.data, source="data/sci-open", kind_power=0.25),
+        schedule=ScheduleSettings(steps=1300, warmup_steps=40, final_fraction=0.02),
         evaluation=replace(base.evaluation, every_steps=250, lists=300),
         checkpoint=CheckpointSettings(every_steps=125, keep=2),
     )
@@ -121,6 +122,7 @@ def published(name: str, init: str) -> TrainConfig:
         label_smoothing=0.02,
         optimizer=replace(base.optimizer, lr=6e-6, beta2=0.95),
         schedule=ScheduleSettings(steps=4000, warmup_steps=150, final_fraction=0.1),
+        freeze=(),
         mesh=MeshSettings(data=1, fsdp=-1, tensor=1),
         evaluation=replace(base.evaluation, every_steps=500, lists=1000),
         checkpoint=CheckpointSettings(every_steps=250, keep=2),

@@ -18,6 +18,7 @@ from train.plan import (
     TrainPlan,
     choose_buckets,
     fitting,
+    repeats,
     sample,
 )
 from train.sizes import Index, PlanError, build_index, cached_index
@@ -38,6 +39,7 @@ SETTINGS = PlanSettings(
     list_size=4,
     max_positives=1,
     min_other_modality=1,
+    kind_power=1.0,
     length_window=2,
     max_tokens=320,
     buckets=2,
@@ -142,7 +144,7 @@ def test_sampled_candidates_follow_the_rules() -> None:
     settings = replace(SETTINGS, list_size=6, max_positives=2, min_other_modality=2)
     seen_two = mixed = 0
     for number in range(200):
-        chosen = sample(index, number, 0, settings)
+        chosen = sample(index, number, 0, settings, draw=number)
         grades = index.grades[chosen.slots]
         relevant = grades >= index.rel_min[number]
         available = index.relevant(number).sum()
@@ -164,9 +166,10 @@ def test_sampled_candidates_follow_the_rules() -> None:
                 assert got >= min(2, have, room // 2)
                 mixed += 0 < have
     assert seen_two > 20 and mixed > 100
-    again = sample(index, 5, 1, settings)
+    again = sample(index, 5, 1, settings, draw=5)
     assert any(
-        set(sample(index, n, 0, settings).slots) != set(sample(index, n, 1, settings).slots)
+        set(sample(index, n, 0, settings, draw=n).slots)
+        != set(sample(index, n, 1, settings, draw=n).slots)
         for n in range(20)
     ), again
 
@@ -339,3 +342,17 @@ def test_shards_lie_where_the_mesh_wants_them(
             alone = encoder.shard(planned.lists[m][s], planned.bucket)
             np.testing.assert_array_equal(tokens[m, s], alone.batch.rows.tokens[0])
     assert {shard.data.shape[1] for shard in tokens.addressable_shards} == {1}
+
+
+def test_rare_kinds_are_repeated_as_told() -> None:
+    index = random_index(200)
+    kinds = np.array(["common"] * 160 + ["rare"] * 40)
+    index = replace(index, kinds=kinds)
+    assert set(repeats(index, 1.0).tolist()) == {1}
+    assert repeats(index, 0.0)[[0, 199]].tolist() == [1, 4]
+    assert repeats(index, 0.5)[[0, 199]].tolist() == [1, 2]
+    plan = TrainPlan(index, replace(SETTINGS, kind_power=0.0))
+    drawn = [n for number in range(plan.per_epoch) for n in numbers(plan, number)]
+    assert 0.4 < np.mean(np.array(drawn) >= 160) < 0.6
+    twice = [{tuple(sorted(sample(index, 199, 0, SETTINGS, draw=draw).slots)) for draw in range(8)}]
+    assert len(twice[0]) > 1, "a repeated list gets other candidates"

@@ -122,44 +122,12 @@ def _content(value: Any, root: Path) -> Any:
 
 
 def _check_data(arguments: argparse.Namespace) -> int:
-    """Open a dataset, which checks every line, and try to read every image."""
-    from unirank_jax.datasets.dataset import Dataset
+    """Read everything, every image included; exit code 1 when the data cannot be used."""
+    from unirank_jax.datasets.check import check
 
-    dataset = Dataset.open(arguments.path)
-    problems = list(_unreadable(dataset))
-    for split in dataset.splits:
-        lists = dataset.lists(split)
-        print(f"{split}: {len(lists)} lists, {sum(len(one.dids) for one in lists)} candidates")
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    if problems:
-        print(f"{len(problems)} images cannot be read", file=sys.stderr)
-        return 1
-    print(f"{arguments.path}: good")
-    return 0
-
-
-def _unreadable(dataset: Any) -> Iterator[str]:
-    """What is wrong with the images of queries and candidates; each image is decoded once."""
-    from unirank_jax.content import ContentError, ImagePart
-    from unirank_jax.images import decode
-
-    seen: set[str] = set()
-    for split in dataset.splits:
-        for number in range(len(dataset.lists(split))):
-            example = dataset.example(split, number)
-            contents = [(f"query {example.query.qid}", example.query.parts)]
-            contents += [(f"candidate {item.did}", item.parts) for item in example.candidates]
-            for where, parts in contents:
-                if where in seen:
-                    continue
-                seen.add(where)
-                for part in parts:
-                    if isinstance(part, ImagePart):
-                        try:
-                            decode(part.source, f"{where}{part.place}")
-                        except ContentError as error:
-                            yield str(error)
+    report = check(arguments.path)
+    print(report.text(), file=sys.stdout if report.ok else sys.stderr)
+    return 0 if report.ok else 1
 
 
 def _opened(path: str, mode: str, stream: TextIO) -> AbstractContextManager[Any]:

@@ -56,6 +56,7 @@ class DataSettings:
     max_query_tokens: int
     min_visual_tokens: int
     max_visual_tokens: int
+    kind_power: float  # of query kinds: n lists are drawn as n^kind_power; 1 = as they are
     length_window: int  # batches among which lists are grouped by length; 1 = no grouping
     buckets: int  # batch shapes, hence compiled programs, at most
     workers: int  # threads that read, decode and encode

@@ -113,6 +113,7 @@ def plan_settings(config: TrainConfig, mesh: Mesh) -> PlanSettings:
         list_size=config.data.list_size,
         max_positives=config.data.max_positives,
         min_other_modality=config.data.min_other_modality,
+        kind_power=config.data.kind_power,
         length_window=config.data.length_window,
         max_tokens=config.data.max_tokens,
         buckets=config.data.buckets,

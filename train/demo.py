@@ -21,7 +21,7 @@ from unirank_jax.datasets.records import Example
 
 _EXAMPLES = """examples:
   python -m train.demo
-  python -m train.demo --workdir /tmp/demo --steps 100 --lists 600"""
+  python -m train.demo --workdir runs/longer --set schedule.steps=1000"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     run, exported = root / "run", root / "exported"
 
     print("1/4 fine-tuning the embedded base (the same command by hand: python -m train.sft)")
-    overrides = [f"schedule.steps={arguments.steps}"] if arguments.steps else []
-    code = sft.main(["--config", arguments.config, "--workdir", str(run), "--set", *overrides])
+    overrides = ["--set", *arguments.set] if arguments.set else []
+    code = sft.main(["--config", arguments.config, "--workdir", str(run), *overrides])
     if code:
         return code
 
@@ -108,9 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", default="configs/sci.py:tiny", help="(default: %(default)s)")
     parser.add_argument("--workdir", default="runs/demo", help="folder (default: %(default)s)")
-    parser.add_argument("--steps", type=int, help="updates (default: the configuration's)")
     parser.add_argument(
-        "--lists", type=int, default=1000, help="test lists measured (default: %(default)s)"
+        "--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="for train.sft"
+    )
+    parser.add_argument(
+        "--lists", type=int, default=700, help="test lists measured (default: %(default)s)"
     )
     parser.add_argument(
         "--shown", type=int, default=12, help="ranked lists on the page (default: %(default)s)"

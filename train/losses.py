@@ -59,7 +59,7 @@ def arrange(
 
 
 def bce(lists: Lists, smoothing: float) -> Pair:
-    """Two-token cross-entropy, softplus(s) - t s per judged candidate (algorithm.md 7.4)."""
+    """Two-token cross-entropy, softplus(s) - t s per judged candidate."""
     target = _smooth(lists.target, smoothing)
     return _masked(jax.nn.softplus(lists.logits) - target * lists.logits, lists.mask)
 

@@ -30,6 +30,7 @@ class PlanSettings:
     list_size: int  # C
     max_positives: int
     min_other_modality: int
+    kind_power: float  # a kind of n lists is drawn as often as n^kind_power says; 1 = as it is
     length_window: int  # batches among which lists are grouped by length; 1 = no grouping
     max_tokens: int
     buckets: int  # compiled programs at most
@@ -55,7 +56,8 @@ class TrainPlan:
     def __init__(self, index: Index, settings: PlanSettings) -> None:
         self.index, self.settings = index, settings
         self.per_batch = settings.micro_batches * settings.shards * settings.lists
-        self.per_epoch = max(1, len(index) // self.per_batch)
+        self.pool = np.repeat(np.arange(len(index)), repeats(index, settings.kind_power))
+        self.per_epoch = max(1, len(self.pool) // self.per_batch)
         self._window = lru_cache(maxsize=4)(self._make_window)
         self._check()
         probe = [need(index, n, settings) for n in self._probe()]
@@ -90,10 +92,13 @@ class TrainPlan:
         """The batches of a window: lists of like length together, batches in random order."""
         first = window * self.settings.length_window
         count = min(self.settings.length_window, self.per_epoch - first)
-        order = _order(self.settings.seed, epoch, len(self.index))
+        order = _order(self.settings.seed, epoch, len(self.pool))
         order = np.resize(order, max(len(order), self.per_batch))  # a small set repeats lists
-        numbers = order[first * self.per_batch : (first + count) * self.per_batch]
-        lists = [sample(self.index, int(n), epoch, self.settings) for n in numbers]
+        draws = order[first * self.per_batch : (first + count) * self.per_batch]
+        lists = [
+            sample(self.index, int(self.pool[draw]), epoch, self.settings, draw=int(draw))
+            for draw in draws
+        ]
         if self.settings.length_window > 1:
             lists.sort(key=lambda chosen: _sort_key(self.index, chosen))
         batches = [lists[n * self.per_batch : (n + 1) * self.per_batch] for n in range(count)]
@@ -137,13 +142,20 @@ class EvaluationPlan:
         return BatchPlan(self.batches[number], fitting(self.needs[number], self.buckets))
 
 
-def sample(index: Index, number: int, epoch: int, settings: PlanSettings) -> Chosen:
+def repeats(index: Index, power: float) -> np.ndarray:
+    """How often each list stands in an epoch: (lists,) int64, the most frequent kind once."""
+    kinds, place, counts = np.unique(index.kinds, return_inverse=True, return_counts=True)
+    return np.rint((counts.max() / counts) ** (1.0 - power)).astype(np.int64)[place]
+
+
+def sample(index: Index, number: int, epoch: int, settings: PlanSettings, *, draw: int) -> Chosen:
     """Up to `max_positives` relevant candidates of a list, the rest others; unjudged ones never.
 
     Among the others at least `min_other_modality` have another modality than the first relevant
-    one, and as many have its own, where the list has them (algorithm.md 7.4).
+    one, and as many have its own, where the list has them. `draw` numbers the
+    draws of an epoch: a list that stands in it several times gets other candidates each time.
     """
-    rng = np.random.default_rng([settings.seed, epoch, number, 2])
+    rng = np.random.default_rng([settings.seed, epoch, draw, 2])
     slots = rng.permutation(np.arange(index.starts[number], index.starts[number + 1]))
     grades = index.grades[slots]
     relevant = slots[grades >= index.rel_min[number]][: settings.max_positives]

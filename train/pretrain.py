@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import grain
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 
@@ -34,12 +33,13 @@ from train.contrast import PretrainBatch, losses
 from train.initial import ASSETS
 from train.loop import Item, Schedule, resume, run
 from train.report import Report, describe_run
+from train.step import Layout, Params, make_optimizer
 from train.units import PairSampler, PairSettings, units_of
-from unirank_jax.batch import Images, Rows
 from unirank_jax.config import ModelConfig, preset
 from unirank_jax.datasets.dataset import Dataset, sample
 from unirank_jax.export import save_pretrained
 from unirank_jax.images import ImageSpec
+from unirank_jax.keys import flatten
 from unirank_jax.layers import Compute
 from unirank_jax.manifest import IDENTITY, LABEL_TOKENS, Manifest
 from unirank_jax.model import Model
@@ -82,7 +82,7 @@ class PretrainConfig:
 class State(NamedTuple):
     """What a checkpoint holds."""
 
-    params: Any  # nested dictionary of float32 arrays
+    params: Params  # float32, by dotted path
     optimizer: Any
 
 
@@ -121,11 +121,7 @@ def make_sampler(
 
 def to_batch(arrays: dict[str, Any]) -> PretrainBatch:
     """Numpy fields of `PairSampler.arrays` as device arrays."""
-    return jax.tree.map(jnp.asarray, PretrainBatch(**arrays), is_leaf=_is_array)
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and not isinstance(value, Images | Rows)
+    return jax.tree.map(jnp.asarray, PretrainBatch(**arrays))
 
 
 def batches(sampler: PairSampler, start: int) -> Iterator[Item]:
@@ -143,13 +139,13 @@ def terms_of(config: PretrainConfig) -> frozenset[str]:
     return frozenset(name for name, weight in config.loss.items() if weight)
 
 
-def make_step(config: PretrainConfig, graph: Any, optimizer: optax.GradientTransformation) -> Any:
+def make_step(
+    config: PretrainConfig, layout: Layout, optimizer: optax.GradientTransformation
+) -> Any:
     """The jitted update (state, batch) -> (state, metrics); the state is donated."""
 
     def objective(params: Any, batch: PretrainBatch) -> tuple[jax.Array, dict[str, Any]]:
-        terms = losses(
-            nnx.merge(graph, params), batch, terms_of(config), config.temperature, COMPUTE
-        )
+        terms = losses(layout.model(params), batch, terms_of(config), config.temperature, COMPUTE)
         means = {name: total / jnp.maximum(count, 1) for name, (total, count) in terms.items()}
         weighted = [weight * means[name] for name, weight in config.loss.items() if weight]
         return jnp.stack(weighted).sum(), terms
@@ -170,41 +166,11 @@ def make_step(config: PretrainConfig, graph: Any, optimizer: optax.GradientTrans
     return step
 
 
-def make_optimizer(
-    settings: OptimizerSettings, schedule: ScheduleSettings
-) -> optax.GradientTransformation:
-    """AdamW with clipping, warm-up and cosine; norms, biases and tables are not decayed."""
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0,
-        settings.lr,
-        schedule.warmup_steps,
-        schedule.steps,
-        settings.lr * schedule.final_fraction,
-    )
-
-    def decayed(params: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: "kernel" in jax.tree_util.keystr(path), params
-        )
-
-    return optax.chain(
-        optax.clip_by_global_norm(settings.clip_norm),
-        optax.adamw(
-            rate,
-            settings.beta1,
-            settings.beta2,
-            settings.eps,
-            weight_decay=settings.weight_decay,
-            mask=decayed,
-        ),
-    )
-
-
-def make_evaluation(config: PretrainConfig, graph: Any, sampler: PairSampler) -> Any:
+def make_evaluation(config: PretrainConfig, layout: Layout, sampler: PairSampler) -> Any:
     """state -> means over fixed batches of the validation split."""
     term_sums = jax.jit(
         lambda params, batch: losses(
-            nnx.merge(graph, params), batch, terms_of(config), config.temperature, COMPUTE
+            layout.model(params), batch, terms_of(config), config.temperature, COMPUTE
         )
     )
 
@@ -280,7 +246,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     dataset = sample(source[7:]) if source.startswith("sample:") else Dataset.open(source)
     train = make_sampler(config, model_config, prompt, dataset, "train")
     valid = make_sampler(config, model_config, prompt, dataset, "valid")
-    graph, params = nnx.split(Model(model_config, nnx.Rngs(config.seed)))
+    layout = Layout.of(Model.abstract(model_config))
+    params = flatten(Model(model_config, nnx.Rngs(config.seed)))
     optimizer = make_optimizer(config.optimizer, config.schedule)
 
     def fresh() -> State:
@@ -304,20 +271,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         ) as report:
             outcome = run(
                 start,
-                make_step(config, graph, optimizer),
+                make_step(config, layout, optimizer),
                 batches(train, start.position),
                 schedule,
                 checkpoints,
                 report,
                 {"prompt_id": config.prompt_id},
-                make_evaluation(config, graph, valid),
+                make_evaluation(config, layout, valid),
             )
     if not outcome.finished:
         print(f"stopped at step {outcome.step}; run the same command again to go on")
         return 143
     out = workdir / "exported"
     if not out.exists():
-        export(config, nnx.merge(graph, outcome.state.params), prompt, dataset, out)
+        export(config, layout.model(outcome.state.params), prompt, dataset, out)
     print(f"the base to start train.sft from (model.init) is in {out}")
     return 0
 

@@ -1,0 +1,163 @@
+"""The visual pretraining: its objectives against plain formulas, its batches, and a short run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image, ImageChops
+
+from train import pretrain
+from train.config import load
+from train.contrast import Embedded, PretrainBatch, contrast, losses
+from train.units import PairSampler, units_of
+from unirank_jax.config import ModelConfig, preset
+from unirank_jax.datasets.dataset import sample
+from unirank_jax.layers import Compute
+from unirank_jax.model import Model
+from unirank_jax.reranker import load as load_reranker
+
+CONFIG = "configs/sci_pretrain.py"
+FEW = ["pairs.units=8", "pools.drawing=6", "pools.figure=2", "evaluation_batches=1"]
+
+
+def small() -> ModelConfig:
+    """The tiny shape, thinner."""
+    config = preset("tiny")
+    text = replace(config.text, width=32, heads=2, kv_heads=2, head_dim=16, mlp_width=48)
+    text = replace(text, rope_sections=(3, 3, 2))
+    vision = replace(config.vision, width=32, heads=2, mlp_width=48, out_width=32)
+    return replace(config, text=text, vision=vision)
+
+
+@pytest.fixture(scope="module")
+def sampler() -> PairSampler:
+    config = load(CONFIG, FEW)
+    prompt = pretrain.make_prompt(config, small())
+    return pretrain.make_sampler(config, small(), prompt, sample("sci"), "valid")
+
+
+def test_units_join_what_shows_one_object() -> None:
+    units = units_of(sample("sci"), "valid", {"drawing": "find", "figure": None})
+    drawings = [unit for unit in units if unit.kind == "drawing"]
+    assert len(drawings) > 300 and all(len(unit.texts) >= 2 for unit in drawings)
+    assert all("CAS" in unit.texts[1] and "CAS" not in unit.texts[0] for unit in drawings)
+    assert {unit.instruction for unit in drawings} == {"find"}
+
+
+def test_batches_depend_on_the_number_alone(sampler: PairSampler) -> None:
+    first, again, other = sampler.arrays(3), sampler.arrays(3), sampler.arrays(4)
+    for name in first:
+        for a, b in zip(jax.tree.leaves(first[name]), jax.tree.leaves(again[name]), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(first["caption"].tokens, other["caption"].tokens)
+    units = sampler.draw(3)
+    assert len({id(unit.image) for unit in units}) == 8
+
+
+def test_training_images_are_moved_and_others_are_not(sampler: PairSampler) -> None:
+    image = Image.new("RGB", (96, 96), "white")
+    image.paste((0, 0, 0), (40, 40, 60, 44))
+    rng = np.random.default_rng(0)
+    assert sampler._move(image, rng) is image  # a validation sampler
+    moving = PairSampler(
+        sampler.pools,
+        sampler.prompt,
+        sampler.config,
+        replace(sampler.settings, turn=25.0, zoom=0.15, shift=0.1),
+        0,
+    )
+    moved = moving._move(image, rng)
+    assert ImageChops.difference(moved, image).getbbox() is not None
+    ink = 255 - np.asarray(moved, np.float64).mean()
+    assert ink == pytest.approx(255 - np.asarray(image, np.float64).mean(), rel=0.5)
+    assert moved.getpixel((0, 0)) == (255, 255, 255)
+
+
+def plain_contrast(vectors: Embedded, shard: PretrainBatch, temperature: float) -> float:
+    """The same loss, pair by pair."""
+    count = len(vectors.query)
+    candidates = [("image", i, vectors.image[i]) for i in range(count)]
+    candidates += [("text", i, vectors.text[i]) for i in range(count) if shard.text_length[i] > 0]
+    total, number = 0.0, 0
+    for pool in (("image",), ("text",), ("image", "text")):
+        chosen = [one for one in candidates if one[0] in pool]
+        for kind, owner, vector in chosen:
+            if kind == "image" and shard.image_query[owner]:
+                continue
+            own = vectors.query[owner] @ vector / temperature
+            for others in (
+                [
+                    vectors.query[owner] @ v
+                    for _, i, v in chosen
+                    if shard.group[i] != shard.group[owner]
+                ],
+                [
+                    vectors.query[i] @ vector
+                    for i in range(count)
+                    if shard.group[i] != shard.group[owner]
+                ],
+            ):
+                every = np.array([own, *(np.array(others) / temperature)])
+                total += np.log(np.exp(every - every.max()).sum()) + every.max() - own
+                number += 1
+    return total / number
+
+
+def test_contrast_equals_the_plain_formula(sampler: PairSampler) -> None:
+    arrays = sampler.arrays(0)
+    shard = jax.tree.map(lambda x: x[0], PretrainBatch(**arrays))
+    shard = shard._replace(group=np.array([0, 1, 2, 3, 4, 4, 5, 6]))
+    rng = np.random.default_rng(1)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in rng.normal(size=(3, 8, 5))]
+    vectors = Embedded(*(jnp.asarray(x, jnp.float32) for x in unit))
+    found = contrast(vectors, jax.tree.map(jnp.asarray, shard), 0.2)
+    total, number = found["contrast"]
+    expected = plain_contrast(Embedded(*unit), shard, 0.2)  # type: ignore[arg-type]
+    assert float(total / number) == pytest.approx(expected, rel=1e-5)
+    perfect = contrast(Embedded(vectors.query, vectors.query, vectors.query), shard, 0.2)
+    assert float(perfect["first_any"][0]) == float(perfect["first_any"][1]) > 0
+
+
+def test_every_objective_trains_what_it_should(sampler: PairSampler) -> None:
+    model = Model(small(), nnx.Rngs(0))
+    graph, params = nnx.split(model)
+    batch = pretrain.to_batch(sampler.arrays(1))
+
+    def total(params: nnx.State, name: str) -> jax.Array:
+        terms = losses(nnx.merge(graph, params), batch, frozenset([name]), 0.1, Compute())
+        return terms[name][0] / terms[name][1]
+
+    reached = {}
+    for name in ("words", "contrast", "caption"):
+        gradient = nnx.to_pure_dict(jax.grad(total)(params, name))
+        reached[name] = {
+            part: any(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(gradient[part]))
+            for part in ("vision", "text")
+        }
+        layers = float(jnp.abs(gradient["text"]["stage_0"]["q"]["kernel"]).max())
+        assert (layers > 0) == (name != "words"), "naming words needs no decoder"
+    assert all(all(parts.values()) for parts in reached.values())
+
+
+def test_a_short_run_exports_a_base_and_resumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = [*FEW, "schedule.steps=3", "schedule.warmup_steps=1", "log.every_steps=1"]
+    arguments = ["--config", CONFIG, "--workdir", str(tmp_path), "--set", *common]
+    assert pretrain.main(arguments) == 0
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3]
+    assert {"words", "contrast", "caption", "first_any"} <= lines[0].keys()
+    base = load_reranker(tmp_path / "exported")
+    assert np.isfinite(base.logits("methane", ["CH4"])).all()
+    assert pretrain.main(arguments) == 0  # nothing left to do
+    assert "the base to start train.sft from" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="pools.figure"):
+        pretrain.main([*arguments[:-1], "pools.figure=2000", "--workdir", str(tmp_path / "x")])
