@@ -1,4 +1,4 @@
-# make test | make lint | make demo: each creates .venv, installs the pinned packages, does its job.
+# make test | make lint | make demo | make prove-m1: each creates .venv, installs the pinned packages, does its job.
 # A second call finds the stamps in .venv and starts at once. PYTHON=python3.12 picks another Python.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -8,7 +8,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: test lint unit demo clean
+.PHONY: test lint unit demo prove-m1 clean
 
 test: lint unit
 
@@ -22,6 +22,17 @@ unit: .venv/stamp-test
 
 demo: .venv/stamp-run
 	$(BIN)/python -m train.demo
+
+# The measurements and long checks behind the README's numbers, about an hour on two cores.
+prove-m1: .venv/stamp-test
+	mkdir -p results/m1
+	$(BIN)/python -m train.evaluate --out runs/prove-m1/default
+	cp runs/prove-m1/default/report.md results/m1/default.md
+	gzip -9 -n -c runs/prove-m1/default/queries.jsonl > results/m1/default-queries.jsonl.gz
+	$(BIN)/python -m train.demo --workdir runs/prove-m1/demo
+	cp runs/prove-m1/demo/evaluation/report.md results/m1/demo.md
+	$(BIN)/python -m pytest -rP > runs/prove-m1/tests.txt
+	tail -n 1 runs/prove-m1/tests.txt > results/m1/tests.txt
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found; install one or say make PYTHON=/path/to/python"; exit 1; }
