@@ -11,7 +11,7 @@ from unirank_jax.content import TextPart
 
 
 def test_the_whole_tour(tmp_path: Path) -> None:
-    few = ["schedule.steps=2", "schedule.warmup_steps=1", "evaluation.lists=4", "batch.lists=4"]
+    few = ["schedule.steps=2", "schedule.warmup_steps=1", "evaluation.lists=4", "batch.lists=8"]
     arguments = ["--workdir", str(tmp_path), "--lists", "11", "--shown", "2", "--set", *few]
     assert demo.main(arguments) == 0
     page = (tmp_path / "ranked.html").read_text("utf-8")
