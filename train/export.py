@@ -106,11 +106,18 @@ def _card(
             "adapters": f"rank {config.lora.rank}" if config.lora.rank else "none",
             "seed": str(config.seed),
         },
-        data=(f"{config.data.source}, split {config.data.train_split}",),
+        data=(_data(workdir, config),),
         results=_results(workdir, step, config.evaluation.split),
         limits=(),
         adapter_of=adapter_of,
     )
+
+
+def _data(workdir: Path, config: TrainConfig) -> str:
+    """Which data: its name, not its place, and the hash of its content."""
+    environment = json.loads((workdir / "env.json").read_text(encoding="utf-8"))
+    name = Path(config.data.source).name
+    return f"{name}, content hash {environment['data'][:12]}, split {config.data.train_split}"
 
 
 def _results(workdir: Path, step: int, split: str) -> str:
