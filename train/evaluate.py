@@ -27,7 +27,7 @@ from train.evaluation import (
 )
 from train.tables import as_json, render
 from unirank_jax.content import ContentError
-from unirank_jax.datasets.dataset import Dataset, DatasetError, sample
+from unirank_jax.datasets.dataset import DatasetError, open_source
 from unirank_jax.datasets.records import Example
 from unirank_jax.hub import WeightsError, resolve
 from unirank_jax.metrics import MetricError
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> Report:
     """Open the data, load the models one after the other and evaluate."""
     config = load_config(arguments.config, arguments.set)
     source = arguments.data or config.data.source
-    dataset = open_dataset(source)
+    dataset = open_source(source)
     if arguments.split not in dataset.splits:
         raise DatasetError(
             f"{dataset.path}: no lists in split {arguments.split!r}; "
@@ -89,12 +89,6 @@ def write(report: Report, folder: Path) -> None:
     with open(folder / "queries.jsonl", "w", encoding="utf-8") as file:
         for record in report.queries:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-
-def open_dataset(source: str) -> Dataset:
-    """ "sample:sci" is the embedded sample, everything else a path."""
-    kind, colon, name = source.partition(":")
-    return sample(name) if colon and kind == "sample" else Dataset.open(source)
 
 
 def _models(specs: Sequence[str], step: str, on_error: str) -> dict[str, Scorer]:

@@ -36,7 +36,7 @@ from train.report import Report, describe_run
 from train.step import Layout, Params, make_optimizer
 from train.units import PairSampler, PairSettings, units_of
 from unirank_jax.config import ModelConfig, preset
-from unirank_jax.datasets.dataset import Dataset, sample
+from unirank_jax.datasets.dataset import Dataset, open_source
 from unirank_jax.export import save_pretrained
 from unirank_jax.images import ImageSpec
 from unirank_jax.keys import flatten
@@ -242,8 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     workdir = Path(arguments.workdir)
     model_config = preset(config.preset)
     prompt = make_prompt(config, model_config)
-    source = config.source
-    dataset = sample(source[7:]) if source.startswith("sample:") else Dataset.open(source)
+    dataset = open_source(config.source)
     train = make_sampler(config, model_config, prompt, dataset, "train")
     valid = make_sampler(config, model_config, prompt, dataset, "valid")
     layout = Layout.of(Model.abstract(model_config))

@@ -36,7 +36,7 @@ from train.step import (
 )
 from unirank_jax import sharding
 from unirank_jax.content import ContentError
-from unirank_jax.datasets.dataset import Dataset, sample
+from unirank_jax.datasets.dataset import open_source
 from unirank_jax.images import ImageSpec
 from unirank_jax.manifest import IDENTITY, LABEL_TOKENS, Manifest
 from unirank_jax.prompt import DEFAULT_INSTRUCTION, Prompt
@@ -69,7 +69,7 @@ def train(config: TrainConfig, workdir: Path) -> Outcome:
     mesh = sharding.mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     start = open_start(config.model, config.seed)
     prompt = make_prompt(config, start)
-    dataset = open_dataset(config.data.source)
+    dataset = open_source(config.data.source)
     settings = plan_settings(config, mesh)
     index = cached_index(dataset, config.data.train_split, prompt, workdir / "cache")
     plan = TrainPlan(index, settings)
@@ -157,12 +157,6 @@ def train(config: TrainConfig, workdir: Path) -> Outcome:
             print(f"step {outcome.step}, best step {best}, {step.programs} compiled programs")
             print(f"export it: python -m train.export --workdir {workdir} --step best --out DIR")
     return outcome
-
-
-def open_dataset(source: str) -> Dataset:
-    """`sample:NAME` is an embedded sample, everything else a path."""
-    kind, colon, name = source.partition(":")
-    return sample(name) if colon and kind == "sample" else Dataset.open(source)
 
 
 def make_prompt(config: TrainConfig, start: Start) -> Prompt:

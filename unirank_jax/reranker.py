@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from flax import nnx
 
 from unirank_jax import hub
 from unirank_jax.content import ContentError, parse
@@ -180,7 +181,7 @@ class Reranker:
         return save_pretrained(folder, model, self.manifest, self.source, card, dtype=chosen)
 
     def _card(self, name: str) -> str:
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.engine._state))
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.engine.model)))
         card = Card(
             name=name,
             licence="apache-2.0",

@@ -107,3 +107,9 @@ def sample(name: str = "sci") -> Dataset:
         known = sorted(folder.parent.name for folder in root.glob(f"*/{META_NAME}"))
         raise DatasetError(f"no embedded sample {name!r}; there are: {', '.join(known) or 'none'}")
     return ArrayRecordDataset(root / name)
+
+
+def open_source(source: str) -> Dataset:
+    """What a configuration names: `sample:NAME` is an embedded sample, everything else a path."""
+    kind, colon, name = source.partition(":")
+    return sample(name) if colon and kind == "sample" else Dataset.open(source)
