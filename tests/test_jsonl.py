@@ -100,7 +100,14 @@ def test_fingerprint_follows_lines_and_images(folder):
     Image.new("RGB", (40, 30), "green").save(folder / "images" / "red.png")
     second = Dataset.open(folder).fingerprint
     write(folder, "train.jsonl", [good_line(instruction="other")])
-    assert len({first, second, Dataset.open(folder).fingerprint}) == 3
+    third = Dataset.open(folder).fingerprint
+    assert len({first, second, third}) == 3
+    write(folder, "train.jsonl", [good_line(query={"image": "images/query.png"})])
+    seen = set()
+    for colour in ("green", "red"):
+        Image.new("RGB", (40, 30), colour).save(folder / "images" / "query.png")
+        seen.add(Dataset.open(folder).fingerprint)
+    assert len(seen) == 2, "the picture of a query counts too"
 
 
 CANDIDATES = good_line()["candidates"]

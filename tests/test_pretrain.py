@@ -16,12 +16,14 @@ from PIL import Image, ImageChops
 
 from train import pretrain
 from train.config import load
-from train.contrast import Embedded, PretrainBatch, contrast, losses
+from train.contrast import Embedded, PretrainBatch, contrast, decode, losses
+from train.pretrain import TERMS
 from train.units import PairSampler, units_of
+from unirank_jax.batch import Rows
 from unirank_jax.config import ModelConfig, preset
 from unirank_jax.datasets.dataset import sample
 from unirank_jax.layers import Compute
-from unirank_jax.model import Model
+from unirank_jax.model import Model, encode_images, vocabulary_logits
 from unirank_jax.reranker import load as load_reranker
 
 CONFIG = "configs/sci_pretrain.py"
@@ -126,6 +128,63 @@ def test_contrast_equals_the_plain_formula(sampler: PairSampler) -> None:
     assert float(perfect["first_any"][0]) == float(perfect["first_any"][1]) > 0
 
 
+def test_pairs_are_an_object_s_own_half_of_the_time(sampler: PairSampler) -> None:
+    own = hard = others = 0
+    for number in range(20):
+        arrays, units = sampler.arrays(number), sampler.draw(number)
+        pair, starts = arrays["pair"], arrays["query_length"][0]
+        assert not arrays["echoed"][0][~arrays["own"][0]].any(), "only own texts are predicted"
+        families = [unit.family for unit in units]
+        for at in range(len(units)):
+            row = pair.tokens[0, at, starts[at] : pair.lengths[0, at]]
+            images = np.count_nonzero(row == sampler.config.image_token_id)
+            assert images in (0, 16)
+            assert not (images and arrays["echoed"][0, at].any())
+            own += arrays["own"][0, at]
+            others += not arrays["own"][0, at]
+            hard += not arrays["own"][0, at] and families.count(families[at]) > 1
+    assert 0.35 < own / (own + others) < 0.65
+    assert hard > 0
+
+
+def joined(first: Rows, at: int, second: Rows, then: int) -> Rows:
+    """One row: row `at` of the first without its padding, then row `then` of the second."""
+    lengths = int(first.lengths[at]), int(second.lengths[then])
+    ends = [
+        [field[at][..., : lengths[0]], other[then][..., : lengths[1]]]
+        for field, other in zip(first[:3], second[:3], strict=True)
+    ]
+    whole = [jnp.concatenate(pair, axis=-1)[None] for pair in ends]
+    return Rows(*whole, lengths=jnp.array([sum(lengths)]))
+
+
+def test_match_and_document_equal_the_whole_prompt_read_at_once(sampler: PairSampler) -> None:
+    arrays = sampler.arrays(2)
+    shard = jax.tree.map(lambda x: jnp.asarray(x[0]), PretrainBatch(**arrays))
+    model = Model(small(), nnx.Rngs(3))
+    features = encode_images(model, shard.images, Compute())
+    _, found = decode(model, features, shard, Compute())
+    signed, nats, predicted = [], 0.0, 0
+    for at in range(8):
+        static = int(shard.static_index[at])
+        before = int(shard.static.lengths[static])
+        whole = joined(shard.static, static, shard.pair, at)
+        hidden, _ = model.text(whole, features, Compute())
+        states = model.text.norm(hidden[0])
+        yes, no = sampler.prompt.label_ids
+        logit = float(states[-1] @ (model.head_table[yes] - model.head_table[no]))
+        signed.append(logit if arrays["own"][0, at] else -logit)
+        chances = jax.nn.log_softmax(vocabulary_logits(model, states))
+        for place in np.flatnonzero(arrays["echoed"][0, at]):
+            token = before + int(shard.query_length[at]) + place
+            nats -= float(chances[token - 1, whole.tokens[0, token]])
+            predicted += 1
+    assert float(found["match"][0]) == pytest.approx(np.logaddexp(0, -np.array(signed)).sum())
+    assert float(found["match_right"][0]) == (np.array(signed) > 0).sum()
+    assert predicted == int(found["document"][1]) > 0
+    assert float(found["document"][0]) == pytest.approx(nats, rel=1e-5)
+
+
 def test_every_objective_trains_what_it_should(sampler: PairSampler) -> None:
     model = Model(small(), nnx.Rngs(0))
     graph, params = nnx.split(model)
@@ -138,7 +197,7 @@ def test_every_objective_trains_what_it_should(sampler: PairSampler) -> None:
         return terms[name][0] / terms[name][1]
 
     reached = {}
-    for name in ("words", "contrast", "caption"):
+    for name in TERMS:
         gradient = nnx.to_pure_dict(slope(params, name))
         reached[name] = {
             part: any(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(gradient[part]))
@@ -157,10 +216,11 @@ def test_a_short_run_exports_a_base_and_resumes(
     assert pretrain.main(arguments) == 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3]
-    assert {"words", "contrast", "caption", "first_any"} <= lines[0].keys()
+    assert {*TERMS, "first_any", "match_right"} <= lines[0].keys()
     base = load_reranker(tmp_path / "exported")
     assert np.isfinite(base.logits("methane", ["CH4"])).all()
     assert pretrain.main(arguments) == 0  # nothing left to do
     assert "the base to start train.sft from" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="pools.figure"):
-        pretrain.main([*arguments[:-1], "pools.figure=2000", "--workdir", str(tmp_path / "x")])
+    wrong = [*arguments[:-1], "pools.figure=2000", "--workdir", str(tmp_path / "x")]
+    assert pretrain.main(wrong) == 1
+    assert "pools.figure: 2000 objects per batch" in capsys.readouterr().err

@@ -1,7 +1,9 @@
 """Objectives of the visual pretraining from scratch, as pure functions.
 
 Words: visual tokens predict the words of their image's text through the token table. Contrast: a
-query finds the image and text of its own object in the batch. Captioning: text given the image.
+query finds the image and text of its own object in the batch. Caption: text given the image.
+Match: the label of a candidate read after its query. Document: that candidate's text given the
+query, which teaches at every token to look up in the query what the candidate repeats.
 """
 
 from __future__ import annotations
@@ -32,12 +34,16 @@ class PretrainBatch(NamedTuple):
     images: Images  # (S, I, P)
     static: Rows  # (S, Q, Ts): prompts up to the query
     static_index: Array  # (S, N) int32
-    query: Rows  # (S, N, Tq)
+    pair: Rows  # (S, N, Tq + Tt): a query, then a candidate, of the object or of another
+    query_length: Array  # (S, N) int32: tokens of a pair that are the query's
+    own: Array  # (S, N) bool: the candidate of the pair is of the query's object
+    echoed: Array  # (S, N, Tt) bool: candidate tokens that the document loss predicts
     caption: Rows  # (S, N, Tc): the image, then the text that defines the object
     image_length: Array  # (S, N) int32: tokens of a caption row up to the end of the image
     spoken: Array  # (S, N, Tc) bool: tokens that the captioning loss predicts
     text: Rows  # (S, N, Tt): another text of the object
     text_length: Array  # (S, N) int32: tokens before the suffix; 0 = there is no such text
+    label_ids: Array  # (S, 2) int32: the tokens of yes and no
     image_query: Array  # (S, N) bool: the query is the object's image
     group: Array  # (S, N) int32: objects of one group are neither right nor wrong for each other
 
@@ -67,23 +73,45 @@ def words(features: Features, caption: Rows, spoken: Array, model: Model) -> Pai
 
 def decode(
     model: Model, features: Features | None, shard: PretrainBatch, compute: Compute
-) -> tuple[Embedded, Pair]:
-    """Embeddings of one shard and the (sum, count) of the captioning loss in nats per token."""
+) -> tuple[Embedded, dict[str, Pair]]:
+    """Embeddings of one shard, and (sum, count) of "caption" and "document" in nats per token,
+    of "match" in nats per pair, and of "match_right", the share of pairs with the right sign."""
     _, static = model.text(shard.static, None, compute, collect=True)
-    _, query = model.text(shard.query, features, compute, static, shard.static_index, collect=True)
+    both, pair = model.text(shard.pair, features, compute, static, shard.static_index, collect=True)
     hidden, caption = model.text(shard.caption, features, compute, collect=True)
     _, text = model.text(shard.text, None, compute, collect=True)
-    assert query is not None and caption is not None and text is not None
+    assert pair is not None and caption is not None and text is not None
     vectors = Embedded(
-        embeddings(query, _first(shard.query, shard.query.lengths)),
+        embeddings(pair, _first(shard.pair, shard.query_length)),
         embeddings(caption, _first(shard.caption, shard.image_length)),
         embeddings(text, _first(shard.text, shard.text_length)),
     )
+    last = jnp.take_along_axis(both, (shard.pair.lengths - 1)[:, None, None], axis=1)[:, 0]
+    yes, no = model.head_table[shard.label_ids]
+    logit = (model.text.norm(last) @ (yes - no)).astype(jnp.float32)
+    sign = jnp.where(shard.own, 1.0, -1.0)
+    count = jnp.asarray(sign.size, jnp.float32)
+    # the candidate's tokens alone: wherever a query ends, T_t of them follow
+    places = shard.query_length[:, None] + jnp.arange(shard.echoed.shape[-1])
+    spoken_to = jnp.take_along_axis(both, places[..., None], axis=1)
+    goals = jnp.take_along_axis(shard.pair.tokens, places, axis=1)
+    return vectors, {
+        "caption": next_tokens(model, hidden, shard.caption.tokens, shard.spoken),
+        "document": next_tokens(model, spoken_to, goals, shard.echoed),
+        "match": (jax.nn.softplus(-sign * logit).sum(), count),
+        "match_right": ((sign * logit > 0).sum(), count),
+    }
+
+
+def next_tokens(model: Model, hidden: Array, tokens: Array, wanted: Array) -> Pair:
+    """Cross-entropy of the wanted tokens given those before them, in nats.
+
+    hidden (N, T, D) before the final norm; tokens (N, T) int32; wanted (N, T) bool.
+    """
     logits = vocabulary_logits(model, model.text.norm(hidden[:, :-1]))
-    goal = shard.caption.tokens[:, 1:, None]
-    surprise = jax.nn.logsumexp(logits, -1) - jnp.take_along_axis(logits, goal, -1)[..., 0]
-    spoken = shard.spoken[:, 1:]
-    return vectors, (jnp.where(spoken, surprise, 0.0).sum(), spoken.sum())
+    goal = jnp.take_along_axis(logits, tokens[:, 1:, None], -1)[..., 0]
+    surprise = jax.nn.logsumexp(logits, -1) - goal
+    return jnp.where(wanted[:, 1:], surprise, 0.0).sum(), wanted[:, 1:].sum()
 
 
 def _first(rows: Rows, lengths: Array) -> Array:
@@ -134,9 +162,9 @@ def losses(
     temperature: float,
     compute: Compute,
 ) -> dict[str, Pair]:
-    """The chosen terms of a whole batch as (sum, count); "contrast" adds the first_* shares.
+    """The terms of a whole batch as (sum, count), with the shares first_* and match_right.
 
-    With "words" alone the decoder does not run.
+    With "words" alone the decoder does not run, otherwise all its terms are there.
     """
 
     def one(shard: PretrainBatch) -> dict[str, Pair]:
@@ -146,8 +174,8 @@ def losses(
         if "words" in terms:
             found["words"] = words(features, shard.caption, shard.spoken, model)
         if terms - {"words"}:
-            vectors, caption = decode(model, features, shard, compute)
-            found |= {**contrast(vectors, shard, temperature), "caption": caption}
+            vectors, decoded = decode(model, features, shard, compute)
+            found |= {**contrast(vectors, shard, temperature), **decoded}
         return found
 
     return jax.tree.map(jnp.sum, over_shards(one, batch))

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from train.checkpoint import Checkpoints
+from train.checkpoint import CheckpointError, Checkpoints
 from train.config import (
     CheckpointSettings,
     LogSettings,
@@ -32,7 +32,7 @@ from train.config import (
 from train.contrast import PretrainBatch, losses
 from train.initial import ASSETS
 from train.loop import Item, Schedule, resume, run
-from train.report import Report, describe_run
+from train.report import NonFiniteError, Report, describe_run
 from train.step import Layout, Params, make_optimizer
 from train.units import PairSampler, PairSettings, units_of
 from unirank_jax.config import ModelConfig, preset
@@ -46,9 +46,11 @@ from unirank_jax.model import Model
 from unirank_jax.model_card import Card, render
 from unirank_jax.prompt import Prompt
 from unirank_jax.tokenizer import Tokenizer
+from unirank_jax.weights import load_params
 
-TERMS = ("words", "contrast", "caption")
+TERMS = ("words", "contrast", "caption", "match", "document")
 METRIC = "first_any"  # keeps the best checkpoint, when the contrast is on
+EXPECTED = (CheckpointError, NonFiniteError, ValueError)
 COMPUTE = Compute(unroll=True)  # a small model: four layers written out
 
 
@@ -59,7 +61,7 @@ class PretrainConfig:
     name: str
     seed: int
     preset: str
-    init: str  # "" = random weights, or the workdir of an earlier pretraining
+    init: str  # "" = random weights, "base", or the workdir or exported folder of a pretraining
     source: str  # "sample:sci", or a dataset folder
     tokenizer: str  # "" = the embedded one, or a tokenizer.json
     instructions: dict[str, str]  # kind of the image item -> instruction; "" = the default one
@@ -187,10 +189,16 @@ def make_evaluation(config: PretrainConfig, layout: Layout, sampler: PairSampler
     return evaluate
 
 
-def begin(config: PretrainConfig, abstract: State, fresh: State) -> State:
-    """The first state of a run: random, or the parameters that `config.init` ended with."""
+def begin(config: PretrainConfig, model: ModelConfig, abstract: State, fresh: State) -> State:
+    """The first state of a run: random, or the parameters that `config.init` ended with.
+
+    Raises WeightsError when `config.init` holds neither a pretraining nor a model of this shape.
+    """
     if not config.init:
         return fresh
+    if not (Path(config.init) / "checkpoints").is_dir():
+        folder = ASSETS / "base" if config.init == "base" else Path(config.init)
+        return fresh._replace(params=flatten(load_params(folder, model, jnp.float32)))
     with Checkpoints(config.init, config.checkpoint.keep, METRIC) as earlier:
         state, _ = earlier.restore(None, abstract)
     return fresh._replace(params=state.params)
@@ -236,10 +244,20 @@ def export(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run or resume; prints where the result is."""
+    """Run or resume. Exit code 0 when finished, 1 on an error, 143 when stopped by SIGTERM."""
     arguments = parse("pretrain", __doc__ or "", "configs/sci_pretrain.py", argv)
-    config: PretrainConfig = load(arguments.config, arguments.set)
-    workdir = Path(arguments.workdir)
+    try:
+        return pretrain(load(arguments.config, arguments.set), Path(arguments.workdir))
+    except EXPECTED as error:
+        print(f"train.pretrain: {error}", file=sys.stderr)
+        return 1
+
+
+def pretrain(config: PretrainConfig, workdir: Path) -> int:
+    """Everything that the command does with a resolved configuration; prints where the result is.
+
+    Returns 143 when a signal stopped it before its last step, else 0.
+    """
     model_config = preset(config.preset)
     prompt = make_prompt(config, model_config)
     dataset = open_source(config.source)
@@ -259,7 +277,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     with Checkpoints(workdir, config.checkpoint.keep, METRIC) as checkpoints:
         describe_run(workdir, config, checkpoints.latest is not None, data=dataset.fingerprint)
-        start = resume(checkpoints, abstract, lambda: begin(config, abstract, fresh()))
+        start = resume(
+            checkpoints, abstract, lambda: begin(config, model_config, abstract, fresh())
+        )
         count = sum(x.size for x in jax.tree.leaves(params))
         print(f"{count} parameters, {sum(len(u) for u, _ in train.pools)} objects, {workdir}")
         schedule = Schedule(

@@ -131,21 +131,40 @@ class PairSampler:
         starts = {}
         for at, (instruction, encoded) in enumerate(self.statics.items()):
             starts[instruction] = (at, fill(static, at, encoded, self.config, slots, 0))
-        query = empty_rows(count, sizes.query_tokens)
+        pair = empty_rows(count, sizes.query_tokens + sizes.text_tokens)
         caption = empty_rows(count, sizes.caption_tokens)
         text = empty_rows(count, sizes.text_tokens)
         index, image_query = np.zeros((1, count), np.int32), np.zeros((1, count), bool)
-        image_length, text_length = np.zeros((2, 1, count), np.int32)
+        query_length, image_length, text_length = np.zeros((3, 1, count), np.int32)
         spoken = np.zeros((1, count, sizes.caption_tokens), bool)
-        for at, unit in enumerate(units):
-            patches = to_patches(self._move(self.image(unit.image), rng), prompt.spec)
+        own, echoed = np.zeros((1, count), bool), np.zeros((1, count, sizes.text_tokens), bool)
+        moved = [to_patches(self._move(self.image(u.image), rng), prompt.spec) for u in units]
+        for at, (unit, patches) in enumerate(zip(units, moved, strict=True)):
             order = rng.permutation(len(unit.texts))
             by_image = bool(rng.random() < sizes.image_query_share)
             asked: Part | Patches = patches if by_image else TextPart(unit.texts[order[0]])
             others = order if by_image else order[1:]
             index[0, at], start = starts[unit.instruction]
             image_query[0, at] = by_image
-            fill(query, at, self._query(asked, unit.instruction), self.config, slots, start)
+            asking = self._query(asked, unit.instruction)
+            if len(asking.tokens) > sizes.query_tokens:
+                raise ValueError(
+                    f"pairs.query_tokens: {sizes.query_tokens}, a query takes "
+                    f"{len(asking.tokens)}; raise it or lower max_query_tokens"
+                )
+            by_text = len(others) > 0 and (by_image or bool(rng.random() < 0.5))
+            kind = int(others[0]) if by_text else None
+            owner = self._owner(units, at, kind, rng)
+            own[0, at] = owner == at
+            offered: Part | Patches = (
+                moved[owner] if kind is None else TextPart(units[owner].texts[kind])
+            )
+            row = prompt.candidate([offered], "candidate", 0)
+            row = _shorten(row, sizes.text_tokens, prompt.suffix_length)
+            query_length[0, at] = len(asking.tokens)
+            if kind is not None and owner == at:
+                echoed[0, at, 1 : len(row.tokens) - prompt.suffix_length + 1] = True
+            fill(pair, at, _join(asking, row), self.config, slots, start)
             row = prompt.candidate([patches, TextPart(unit.texts[0])], "caption", 0)
             row = _shorten(row, sizes.caption_tokens, prompt.suffix_length)
             fill(caption, at, row, self.config, slots, 0)
@@ -161,15 +180,39 @@ class PairSampler:
             "images": slots.arrays,
             "static": static,
             "static_index": index,
-            "query": query,
+            "pair": pair,
+            "query_length": query_length,
+            "own": own,
+            "echoed": echoed,
             "caption": caption,
             "image_length": image_length,
             "spoken": spoken,
             "text": text,
             "text_length": text_length,
+            "label_ids": np.array([prompt.label_ids], np.int32),
             "image_query": image_query,
             "group": np.array([[unit.group for unit in units]], np.int32),
         }
+
+    def _owner(
+        self, units: Sequence[Unit], at: int, kind: int | None, rng: np.random.Generator
+    ) -> int:
+        """Whose candidate follows query `at`: its own object's half of the time, else another's.
+
+        Look-alikes first. `kind` is the place of the text that is offered, None for the image.
+        """
+        unit = units[at]
+        others = [
+            i
+            for i, other in enumerate(units)
+            if other.kind == unit.kind
+            and other.group != unit.group
+            and (kind is None or kind < len(other.texts))
+        ]
+        alike = [i for i in others if units[i].family == unit.family]
+        if not others or rng.random() < 0.5:
+            return at
+        return int(rng.choice(alike or others))
 
     def _query(self, part: Part | Patches, instruction: str | None) -> Encoded:
         """The query's own tokens: what follows the static part of its prefix."""
@@ -203,6 +246,16 @@ def _families(units: Sequence[Unit], least: int) -> list[list[int]]:
     for i, unit in enumerate(units):
         members[unit.family].append(i)
     return [found for _, found in sorted(members.items()) if len(found) >= least]
+
+
+def _join(first: Encoded, second: Encoded) -> Encoded:
+    """One sequence after the other."""
+    return Encoded(
+        np.concatenate([first.tokens, second.tokens]),
+        (*first.images, *second.images),
+        first.truncated or second.truncated,
+        first.where,
+    )
 
 
 def _shorten(row: Encoded, limit: int, suffix: int) -> Encoded:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from unirank_jax.datasets.records import (
 from unirank_jax.images import image_size
 
 MAX_PROBLEMS_SHOWN = 20
+RECENT_LINES = 64
 
 
 class JsonlError(DatasetError):
@@ -81,6 +83,7 @@ class JsonlDataset(Dataset):
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self._recent: dict[_Place, ParsedLine] = {}
         self._places: dict[str, list[_Place]] = {split: [] for split in SPLITS}
         self._queries: dict[str, _Place] = {}
         self._items: dict[str, tuple[_Place, int]] = {}
@@ -127,10 +130,11 @@ class JsonlDataset(Dataset):
         digest = hashlib.sha256()
         for path, split in sorted(self._files.items()):
             digest.update(f"{split}\0".encode() + path.read_bytes())
-        for did in sorted(self._items):
-            for part in self.item(did).parts:
-                if isinstance(part, ImagePart):
-                    digest.update(hashlib.sha256(Path(str(part.source)).read_bytes()).digest())
+        contents = [self.query(qid).parts for qid in sorted(self._queries)]
+        contents += [self.item(did).parts for did in sorted(self._items)]
+        for part in chain.from_iterable(contents):
+            if isinstance(part, ImagePart):
+                digest.update(hashlib.sha256(Path(str(part.source)).read_bytes()).digest())
         return digest.hexdigest()
 
     @property
@@ -168,6 +172,15 @@ class JsonlDataset(Dataset):
         return table[split]
 
     def _line(self, place: _Place) -> ParsedLine:
+        """The parsed line; the last ones are kept, as neighbouring calls ask for the same."""
+        line = self._recent.get(place)
+        if line is None:
+            if len(self._recent) >= RECENT_LINES:
+                self._recent.clear()
+            line = self._recent[place] = self._read(place)
+        return line
+
+    def _read(self, place: _Place) -> ParsedLine:
         with open(place.path, "rb") as file:
             file.seek(place.offset)
             data = file.read(place.length)
