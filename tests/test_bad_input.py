@@ -244,9 +244,10 @@ def reranker() -> Any:
     """Random weights, a few thousand parameters, the embedded tokenizer."""
     from flax import nnx
 
+    from unirank_jax.calibration import IDENTITY
     from unirank_jax.config import ModelConfig, TextConfig, VisionConfig
     from unirank_jax.layers import Compute
-    from unirank_jax.manifest import IDENTITY, Manifest
+    from unirank_jax.manifest import Manifest
     from unirank_jax.model import Model
     from unirank_jax.reranker import Reranker, ScoringConfig
 

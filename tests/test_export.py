@@ -23,13 +23,14 @@ from safetensors.numpy import load_file
 
 from unirank_jax import export, lora
 from unirank_jax.batch import Batch
+from unirank_jax.calibration import Calibration
 from unirank_jax.content import parse
 from unirank_jax.export import adapter_tensors, chat_template, save_adapter, save_pretrained
 from unirank_jax.hub import WeightsError
 from unirank_jax.images import ImageSpec
 from unirank_jax.keys import flatten
 from unirank_jax.layers import Compute
-from unirank_jax.manifest import Calibration, Manifest, ManifestError
+from unirank_jax.manifest import Manifest, ManifestError
 from unirank_jax.model import Model, score
 from unirank_jax.model_card import Card, render
 from unirank_jax.prompt import PROMPT_IDS, Prompt

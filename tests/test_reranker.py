@@ -18,11 +18,12 @@ from PIL import Image
 
 import unirank_jax
 from unirank_jax import export, reranker
+from unirank_jax.calibration import Calibration
 from unirank_jax.config import preset
 from unirank_jax.content import ContentError
 from unirank_jax.engine import MAX_PROGRAMS
 from unirank_jax.hub import WeightsError
-from unirank_jax.manifest import Calibration, Manifest
+from unirank_jax.manifest import Manifest
 from unirank_jax.model import Model
 from unirank_jax.prompt import DEFAULT_INSTRUCTION
 from unirank_jax.reranker import Reranker, ScoringConfig, TruncationWarning, load

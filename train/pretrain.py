@@ -35,13 +35,14 @@ from train.loop import Item, Schedule, resume, run
 from train.report import NonFiniteError, Report, describe_run
 from train.step import Layout, Params, make_optimizer
 from train.units import PairSampler, PairSettings, units_of
+from unirank_jax.calibration import IDENTITY
 from unirank_jax.config import ModelConfig, preset
 from unirank_jax.datasets.dataset import Dataset, open_source
 from unirank_jax.export import save_pretrained
 from unirank_jax.images import ImageSpec
 from unirank_jax.keys import flatten
 from unirank_jax.layers import Compute
-from unirank_jax.manifest import IDENTITY, LABEL_TOKENS, Manifest
+from unirank_jax.manifest import LABEL_TOKENS, Manifest
 from unirank_jax.model import Model
 from unirank_jax.model_card import Card, render
 from unirank_jax.prompt import Prompt

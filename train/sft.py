@@ -35,10 +35,11 @@ from train.step import (
     state_shardings,
 )
 from unirank_jax import sharding
+from unirank_jax.calibration import IDENTITY
 from unirank_jax.content import ContentError
 from unirank_jax.datasets.dataset import open_source
 from unirank_jax.images import ImageSpec
-from unirank_jax.manifest import IDENTITY, LABEL_TOKENS, Manifest
+from unirank_jax.manifest import LABEL_TOKENS, Manifest
 from unirank_jax.prompt import DEFAULT_INSTRUCTION, Prompt
 from unirank_jax.tokenizer import Tokenizer
 

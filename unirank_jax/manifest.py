@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from unirank_jax.calibration import IDENTITY, Calibration
 from unirank_jax.prompt import DEFAULT_INSTRUCTION, PROMPT_IDS
 from unirank_jax.tokenizer import Tokenizer
 
@@ -26,18 +27,6 @@ _MIN_VISUAL, _MAX_VISUAL, _MAX_TOKENS, _MAX_QUERY = 4, 1800, 10240, 4096
 
 class ManifestError(ValueError):
     """A `unirank.json` that cannot be honoured; the message lists every problem."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """score = sigmoid((logit + bias) / temperature); `fit_on` names the data, None = not fitted."""
-
-    bias: float
-    temperature: float
-    fit_on: str | None
-
-
-IDENTITY = Calibration(bias=0.0, temperature=1.0, fit_on=None)
 
 
 @dataclass(frozen=True)

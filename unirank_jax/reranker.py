@@ -162,10 +162,7 @@ class Reranker:
 
     def calibrate(self, logits: np.ndarray) -> np.ndarray:
         """sigmoid((logit + bias) / temperature), float32."""
-        calibration = self.manifest.calibration
-        wide = (logits.astype(np.float64) + calibration.bias) / calibration.temperature
-        with np.errstate(over="ignore"):
-            return (1.0 / (1.0 + np.exp(-wide))).astype(np.float32)
+        return self.manifest.calibration.scores(logits).astype(np.float32)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: Any = None) -> Path:
         """Write a Hugging Face folder (see `unirank_jax.export`); `dtype` defaults to that of the
