@@ -391,3 +391,35 @@ def test_two_models_of_one_name_are_an_error(my_lists, tmp_path):
     models = [str(tmp_path / parent / "exported") for parent in ("a", "b")]
     with pytest.raises(SystemExit, match="'exported' is taken; write NAME="):
         command.main(["--data", str(my_lists), "--model", *models])
+
+
+def guesses_with_a_liking_for_images(examples):
+    """Mostly right, and two too high for every image."""
+    rng = np.random.default_rng(0)
+    return [
+        np.asarray(
+            [
+                3.0 * grade + 2.0 * (item.modality == "image") + rng.normal()
+                for item, grade in zip(example.candidates, example.grades, strict=True)
+            ],
+            np.float32,
+        )
+        for example in examples
+    ]
+
+
+def test_a_liking_for_one_modality_is_shown_and_a_fit_per_modality_competes():
+    scorers = {"guess": guesses_with_a_liking_for_images}
+    report = evaluate(Small(), "test", scorers, resamples=200, seed=0)
+    assert "guess + Platt" in report.baselines
+    assert hit(report, MICRO, "guess + Platt") > hit(report, MICRO, "guess")
+    assert "guess + Platt" in report.row(MICRO).differences["guess"]
+    assert report.bias["guess"].share_excess[1].low > 0
+    assert report.bias["guess + Platt"].share_excess[1].mean < 0.1
+    assert "random" not in report.bias, "all of its scores are equal"
+    quality = report.calibration["guess"]
+    assert quality.after["all"].ece < quality.before["all"].ece
+    text = render(report, every_slice=True)
+    assert "## modality bias" in text and "## calibration" in text
+    assert {"bias", "calibration"} <= as_json(report).keys()
+    json.dumps(as_json(report), allow_nan=False)

@@ -7,6 +7,7 @@ plain numbers for scores that exist already, as training does. Tables are made i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from train.baselines import Scorer, Scores, text_baselines
+from train.calibrated import Calibrated, calibrated, cross_fitted
+from unirank_jax.calibration import CalibrationError
 from unirank_jax.content import Part, TextPart
 from unirank_jax.datasets.dataset import Dataset
 from unirank_jax.datasets.records import Example
@@ -22,15 +25,18 @@ from unirank_jax.metrics import (
     METRICS,
     Floats,
     Judged,
+    MetricError,
     chance,
     measure,
     restrict,
     tie_rate,
 )
+from unirank_jax.modality_bias import Bias, modality_bias
 from unirank_jax.significance import Difference, Interval, Resampled, mcnemar
 
 HEADLINE = "hit@1"
 LEVEL = 0.95
+BIAS_RESAMPLES = 1000
 MACRO, MICRO, SINGLE = "macro over kinds", "all queries", "single positive"
 WHOLE = "whole lists"
 PARTS = {"images only": "image", "texts only": "text"}  # view -> modality it keeps
@@ -67,6 +73,9 @@ class Report:
         about: dataset path and fingerprint, split, resamples, seed, level.
         rows: whole lists first, macro and micro first within each view.
         tie_rates: scorer -> share of pairs within a list with equal scores.
+        bias: scorer -> its preference for a modality; empty where no list is hybrid.
+        calibration: model -> how far its scores are probabilities; without those that rank
+            relevant candidates below others.
         queries: one record per query with ids, grades and every scorer's scores.
     """
 
@@ -75,6 +84,8 @@ class Report:
     models: tuple[str, ...]
     baselines: tuple[str, ...]
     tie_rates: dict[str, float]
+    bias: dict[str, Bias]
+    calibration: dict[str, Calibrated]
     queries: tuple[dict[str, Any], ...]
 
     def row(self, name: str, view: str = WHOLE) -> Row:
@@ -114,7 +125,11 @@ def evaluate(
     both = models.keys() & baselines.keys()
     if both:
         raise ValueError(f"{sorted(both)}: names of a model and of a baseline; rename the model")
-    scores = {name: scorer(examples) for name, scorer in {**baselines, **models}.items()}
+    lists = [judged(example) for example in examples]
+    of_baselines = {name: scorer(examples) for name, scorer in baselines.items()}
+    of_models = {name: scorer(examples) for name, scorer in models.items()}
+    repaired = _platt_by_modality(of_models, lists)
+    scores = {**of_baselines, **repaired, **of_models}
     about = {
         "data": dataset.path.name,
         "fingerprint": dataset.fingerprint,
@@ -124,7 +139,6 @@ def evaluate(
         "seed": seed,
         "level": LEVEL,
     }
-    lists = [judged(example) for example in examples]
     rows: list[Row] = []
     for view, modality in {WHOLE: None, **PARTS}.items():
         part, part_scores = _view(lists, scores, modality)
@@ -134,8 +148,10 @@ def evaluate(
         about=about,
         rows=tuple(rows),
         models=tuple(models),
-        baselines=tuple(baselines),
+        baselines=(*baselines, *repaired),
         tie_rates={name: tie_rate(values, lists) for name, values in scores.items()},
+        bias=_bias(scores, lists, min(resamples, BIAS_RESAMPLES), seed),
+        calibration=_calibration(of_models, lists),
         queries=tuple(_record(example, scores, i) for i, example in enumerate(examples)),
     )
 
@@ -219,6 +235,35 @@ def reranker_scorer(
         return scores
 
     return score
+
+
+def _platt_by_modality(models: Mapping[str, Scores], lists: Sequence[Judged]) -> dict[str, Scores]:
+    """Each model with one Platt fit per modality on top; none where a modality cannot be fitted."""
+    if len({modality for one in lists for modality in one.modalities}) < 2:
+        return {}  # the same order as before
+    repaired: dict[str, Scores] = {}
+    for name, logits in models.items():
+        with suppress(CalibrationError):
+            repaired[f"{name} + Platt"] = cross_fitted(logits, lists, by_modality=True)
+    return repaired
+
+
+def _bias(
+    scores: Mapping[str, Scores], lists: Sequence[Judged], resamples: int, seed: int
+) -> dict[str, Bias]:
+    found: dict[str, Bias] = {}
+    for name, values in scores.items():
+        with suppress(MetricError):  # no hybrid list, or a random order
+            found[name] = modality_bias(values, lists, resamples=resamples, seed=seed)
+    return found
+
+
+def _calibration(models: Mapping[str, Scores], lists: Sequence[Judged]) -> dict[str, Calibrated]:
+    found: dict[str, Calibrated] = {}
+    for name, logits in models.items():
+        with suppress(CalibrationError):
+            found[name] = calibrated(logits, lists)
+    return found
 
 
 # Rows ---------------------------------------------------------------------------------------------

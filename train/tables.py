@@ -7,13 +7,25 @@ it looks bad: every baseline, every slice and every lost comparison has its row.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from train.calibrated import Calibrated
 from train.evaluation import HEADLINE, MACRO, MICRO, PARTS, SINGLE, WHOLE, Report, Row
 from unirank_jax.metrics import METRICS
+from unirank_jax.modality_bias import Bias
 from unirank_jax.significance import Difference, Interval
 
+_BIAS = (
+    "0 is unbiased. Images in top 1: their share beyond that of the ideal order. Order: relevant "
+    "text above irrelevant image less relevant image above irrelevant text. Gap: pairs in the "
+    "right order within a modality less across. Win rate: text above image of equal grade less a "
+    "half. Shift and slope: what the modality adds to the score in a logistic regression."
+)
+_CALIBRATION = (
+    "Of sigmoid(logit) as a probability of relevance, before and after Platt's fit on the other "
+    "half of the queries; a slope of 1 is calibrated, below it is overconfident."
+)
 ENOUGH = 500  # queries that a number should rest on
 
 _TITLES = {
@@ -51,6 +63,10 @@ def render(report: Report, *, every_slice: bool) -> str:
         ]
         if report.models:
             parts += [f"## {view}: paired differences of {_title(HEADLINE)}", _differences(rows)]
+    if report.bias:
+        parts += ["## modality bias", _BIAS, _bias(report.bias)]
+    if report.calibration:
+        parts += ["## calibration", _CALIBRATION, _calibration(report.calibration)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -61,6 +77,8 @@ def as_json(report: Report) -> dict[str, Any]:
         "models": list(report.models),
         "baselines": list(report.baselines),
         "tie_rates": report.tie_rates,
+        "bias": {name: dataclasses.asdict(one) for name, one in report.bias.items()},
+        "calibration": {name: dataclasses.asdict(one) for name, one in report.calibration.items()},
         "rows": [dataclasses.asdict(row) for row in report.rows],
     }
 
@@ -110,6 +128,52 @@ def _differences(rows: Sequence[Row]) -> str:
         for other, difference in others.items()
     ]
     return _table(["", "queries", "", "difference", "p (bootstrap)", "p (McNemar)"], lines)
+
+
+def _bias(found: Mapping[str, Bias]) -> str:
+    header = [
+        "",
+        "images in top 1",
+        "order",
+        "gap",
+        "win rate, grade 0",
+        "shift c",
+        "slope e",
+        "distance, grade 0",
+    ]
+    lines = [
+        [
+            name,
+            _signed(bias.share_excess[1]),
+            _signed(bias.order_bias),
+            _signed(bias.gap),
+            _signed(bias.win_rate.get(0)),
+            _signed(bias.shift, percent=False),
+            _signed(bias.slope, percent=False),
+            f"{100 * bias.distance[0]:.1f}" if 0 in bias.distance else "",
+        ]
+        for name, bias in found.items()
+    ]
+    return _table(header, lines)
+
+
+def _calibration(found: Mapping[str, Calibrated]) -> str:
+    lines = [
+        [f"{name}, {modality}", when, *(f"{100 * x:.1f}" for x in (one.ece, one.brier, one.nll))]
+        + ["" if one.slope is None else f"{one.slope:.2f}"]
+        for name, both in found.items()
+        for when, by_modality in (("as it is", both.before), ("Platt", both.after))
+        for modality, one in by_modality.items()
+    ]
+    return _table(["", "", "ECE", "Brier", "NLL (cnat)", "slope"], lines)
+
+
+def _signed(value: Interval | None, percent: bool = True) -> str:
+    if value is None:
+        return ""
+    numbers = [(100 if percent else 1) * x for x in (value.mean, value.low, value.high)]
+    mean, low, high = (f"{x:+.1f}" if percent else f"{x:+.2f}" for x in numbers)
+    return f"{mean} [{low}, {high}]"
 
 
 def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

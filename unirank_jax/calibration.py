@@ -54,14 +54,14 @@ class Quality:
         brier: mean squared difference of score and relevance (0 or 1).
         nll: mean negative log-likelihood in nats, scores clipped to [1e-12, 1 - 1e-12].
         slope: of the logistic regression of relevance on the score's own log-odds; 1 is
-            calibrated, below 1 is overconfident (Cox 1958). NaN where it cannot be fitted.
+            calibrated, below 1 is overconfident (Cox 1958). None where it cannot be fitted.
         bins: for a reliability diagram, by rising score.
     """
 
     ece: float
     brier: float
     nll: float
-    slope: float
+    slope: float | None
     bins: tuple[Bin, ...]
 
 
@@ -170,12 +170,12 @@ def _likelihood(features: Floats, targets: Floats, weights: Floats) -> float:
     return float((targets * logits - np.logaddexp(0, logits)).sum())
 
 
-def _slope(odds: Floats, labels: NDArray[np.bool_]) -> float:
+def _slope(odds: Floats, labels: NDArray[np.bool_]) -> float | None:
     try:
         features = np.stack([np.ones_like(odds), odds], axis=1)
         return float(logistic_regression(features, labels.astype(np.float64))[1])
     except CalibrationError:
-        return float("nan")
+        return None
 
 
 def _checked(values: ArrayLike, relevant: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
