@@ -7,15 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from train.evaluation import examples_of
-from train.mixing import Pairs, mixing, mixing_of, pairs_of
+from train.evaluation import evaluate, examples_of
+from train.mixing import Pairs, mixing, pairs_of
+from train.tables import render
 from unirank_jax.datasets.dataset import sample
 from unirank_jax.datasets.records import Example
 
 
 @pytest.fixture(scope="module")
 def pairs() -> list[Pairs]:
-    return pairs_of(sample("sci"), "valid", examples_of(sample("sci"), "valid", 120))
+    return pairs_of(sample("sci"), "valid", examples_of(sample("sci"), "valid", 120), 1000)
 
 
 def test_both_forms_show_the_same_objects_and_never_the_query(pairs: list[Pairs]) -> None:
@@ -29,6 +30,10 @@ def test_both_forms_show_the_same_objects_and_never_the_query(pairs: list[Pairs]
         assert query.dup_id not in {i.dup_id for i in items}
         right = [i.unit_id for i, g in zip(items, one.example.grades, strict=True) if g]
         assert right == [query.unit_id] * 2
+
+
+def examples(pairs: list[Pairs]) -> list[Example]:
+    return [one.example for one in pairs]
 
 
 def scorer(bias: float, noise: float):
@@ -47,11 +52,11 @@ def scorer(bias: float, noise: float):
 
 
 def test_one_scale_does_not_dip_and_two_scales_do(pairs: list[Pairs]) -> None:
-    fair = mixing(pairs, scorer(0.0, 0.4), resamples=200, seed=0)
+    fair = mixing(pairs, scorer(0.0, 0.4)(examples(pairs)), resamples=200, seed=0)
     assert fair.dip.mean == pytest.approx(0, abs=1e-6)
     assert (fair.swap.mean, fair.changed.mean) == (0.0, 0.0)
     assert len({one.mean for one in fair.curve.values()}) == 1
-    biased = mixing(pairs, scorer(3.0, 0.4), resamples=200, seed=0)
+    biased = mixing(pairs, scorer(3.0, 0.4)(examples(pairs)), resamples=200, seed=0)
     assert biased.curve[0.0].mean == biased.curve[1.0].mean == fair.curve[0.0].mean
     assert biased.dip.low > 0.05
     assert biased.swap.mean > 1 and biased.changed.mean == 0.0
@@ -59,23 +64,32 @@ def test_one_scale_does_not_dip_and_two_scales_do(pairs: list[Pairs]) -> None:
 
 
 def test_a_form_that_is_not_understood_changes_the_first_place(pairs: list[Pairs]) -> None:
-    def reads_only_texts(examples: Sequence[Example]) -> list[np.ndarray]:
-        fair = scorer(0.0, 0.0)(examples)
-        for scores in fair:
-            half = len(scores) // 2
-            scores[half:] = np.roll(scores[:half], 1)
-        return fair
-
-    found = mixing(pairs, reads_only_texts, resamples=50, seed=0)
+    scores = scorer(0.0, 0.0)(examples(pairs))
+    for one in scores:
+        half = len(one) // 2
+        one[half:] = np.roll(one[:half], 1)
+    found = mixing(pairs, scores, resamples=50, seed=0)
     assert found.changed.mean == 1.0
     assert found.curve[0.0].mean == 1.0 > found.curve[1.0].mean
 
 
-def test_limit_and_data_without_pairs(pairs: list[Pairs]) -> None:
+def test_limit_and_data_without_pairs() -> None:
     data = sample("sci")
-    examples = examples_of(data, "valid", 60)
-    scorers = {"fair": scorer(0.0, 0.4)}
-    found = mixing_of(data, "valid", examples, scorers, resamples=10, seed=0, limit=7)
-    assert found["fair"].queries == 7
-    drawings = [one for one in examples if one.query.kind.startswith("drawing")]
-    assert mixing_of(data, "valid", drawings, scorers, resamples=10, seed=0, limit=7) == {}
+    some = examples_of(data, "valid", 60)
+    assert len(pairs_of(data, "valid", some, 7)) == 7
+    drawings = [one for one in some if one.query.kind.startswith("drawing")]
+    assert drawings and pairs_of(data, "valid", drawings, 7) == []
+    with pytest.raises(ValueError, match="both forms"):
+        mixing([], [], resamples=1, seed=0)
+
+
+def test_an_evaluation_scores_both_forms_with_the_models_alone() -> None:
+    def reads_images_badly(examples: Sequence[Example]) -> list[np.ndarray]:
+        images = [np.array([c.modality == "image" for c in e.candidates]) for e in examples]
+        return [np.array(e.grades) - 0.5 * image for e, image in zip(examples, images, strict=True)]
+
+    model = {"model": reads_images_badly}
+    report = evaluate(sample("sci"), "valid", model, resamples=50, seed=0, limit=60, mixed=20)
+    assert set(report.mixing) == {"model"} and report.mixing["model"].queries == 20
+    assert "## the same candidates as texts and as images" in render(report, every_slice=False)
+    assert len(report.queries) == 60, "the further lists are in no other table"

@@ -76,6 +76,7 @@ def run(arguments: argparse.Namespace) -> Report:
         resamples=arguments.resamples,
         seed=config.seed,
         limit=arguments.limit,
+        mixed=arguments.mixed,
         nan_last=arguments.nan_last,
     )
 
@@ -194,6 +195,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", help="a dataset folder or JSONL file instead of the config's")
     parser.add_argument("--split", default="test", help="(default: %(default)s)")
     parser.add_argument("--limit", type=int, help="at most this many lists, evenly spaced")
+    parser.add_argument(
+        "--mixed",
+        type=int,
+        default=0,
+        help="score up to so many queries with their candidates as texts and as images (default: "
+        "none)",
+    )
     parser.add_argument(
         "--resamples", type=int, default=10_000, help="of the bootstrap (default: %(default)s)"
     )

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from train.baselines import Scorer, Scores, text_baselines
 from train.calibrated import Calibrated, calibrated, cross_fitted
+from train.mixing import Mixing, mixing, pairs_of
 from unirank_jax.calibration import CalibrationError
 from unirank_jax.content import Part, TextPart
 from unirank_jax.datasets.dataset import Dataset
@@ -76,6 +77,7 @@ class Report:
         bias: scorer -> its preference for a modality; empty where no list is hybrid.
         calibration: model -> how far its scores are probabilities; without those that rank
             relevant candidates below others.
+        mixing: scorer that reads images -> the effect of a candidate's form; empty unless wanted.
         queries: one record per query with ids, grades and every scorer's scores.
     """
 
@@ -86,6 +88,7 @@ class Report:
     tie_rates: dict[str, float]
     bias: dict[str, Bias]
     calibration: dict[str, Calibrated]
+    mixing: dict[str, Mixing]
     queries: tuple[dict[str, Any], ...]
 
     def row(self, name: str, view: str = WHOLE) -> Row:
@@ -105,6 +108,7 @@ def evaluate(
     resamples: int,
     seed: int,
     limit: int | None = None,
+    mixed: int = 0,
     nan_last: bool = False,
 ) -> Report:
     """Score the lists of a split with every scorer and compare each model with all others.
@@ -114,6 +118,7 @@ def evaluate(
         baselines: more of them, e.g. a dual encoder; random, BM25 and TF-IDF are always shown.
         resamples: bootstrap resamples of the queries.
         limit: at most this many lists, evenly spaced over the split.
+        mixed: score up to so many queries with all candidates in both forms too (mixing.py).
         nan_last: count candidates that failed (NaN) as last instead of raising.
 
     Raises:
@@ -121,15 +126,22 @@ def evaluate(
         ValueError: a name given to both a model and a baseline.
     """
     examples = examples_of(dataset, split, limit)
-    baselines = {**text_baselines(dataset, split, examples), **(baselines or {})}
+    of_text = text_baselines(dataset, split, examples)
+    baselines = {**of_text, **(baselines or {})}
     both = models.keys() & baselines.keys()
     if both:
         raise ValueError(f"{sorted(both)}: names of a model and of a baseline; rename the model")
     lists = [judged(example) for example in examples]
-    of_baselines = {name: scorer(examples) for name, scorer in baselines.items()}
-    of_models = {name: scorer(examples) for name, scorer in models.items()}
+    pairs = pairs_of(dataset, split, examples, mixed)
+    everything = [*examples, *(pair.example for pair in pairs)]  # one call: a model is loaded once
+    scored = {
+        name: scorer(examples if name in of_text else everything)
+        for name, scorer in {**baselines, **models}.items()
+    }
+    scores = {name: found[: len(examples)] for name, found in scored.items()}
+    of_models = {name: scores.pop(name) for name in models}
     repaired = _platt_by_modality(of_models, lists)
-    scores = {**of_baselines, **repaired, **of_models}
+    scores |= {**repaired, **of_models}
     about = {
         "data": dataset.path.name,
         "fingerprint": dataset.fingerprint,
@@ -152,6 +164,11 @@ def evaluate(
         tie_rates={name: tie_rate(values, lists) for name, values in scores.items()},
         bias=_bias(scores, lists, min(resamples, BIAS_RESAMPLES), seed),
         calibration=_calibration(of_models, lists),
+        mixing={
+            name: mixing(pairs, found[len(examples) :], resamples=resamples, seed=seed)
+            for name, found in scored.items()
+            if pairs and name not in of_text
+        },
         queries=tuple(_record(example, scores, i) for i, example in enumerate(examples)),
     )
 

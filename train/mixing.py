@@ -7,13 +7,12 @@ both are scored once; lists are then mixed from the scores, as in MixBench (arXi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from train.baselines import Scorer
 from unirank_jax.datasets.dataset import Dataset
 from unirank_jax.datasets.records import Example, Item
 from unirank_jax.metrics import Judged, measure
@@ -53,12 +52,16 @@ class Pairs:
     grades: tuple[int, ...]  # (N,)
 
 
-def pairs_of(dataset: Dataset, split: str, examples: Sequence[Example]) -> list[Pairs]:
-    """The examples in both forms, in their order; those with too few such candidates are left out.
+def pairs_of(dataset: Dataset, split: str, examples: Sequence[Example], limit: int) -> list[Pairs]:
+    """At most `limit` of the examples in both forms, evenly spaced.
+
+    Those with too few candidates that exist in both are left out.
 
     The text form of an object is its first text of another kind than the query's own; a query
     that is itself one of its object's images is left out, because it would ask for itself.
     """
+    if not limit:
+        return []
     objects: dict[str, list[Item]] = defaultdict(list)
     for item in dataset.items_of(split):
         objects[item.unit_id].append(item)
@@ -81,11 +84,16 @@ def pairs_of(dataset: Dataset, split: str, examples: Sequence[Example]) -> list[
         candidates = tuple(pair[form] for form in (0, 1) for pair in both.values())
         origins = ("",) * len(candidates)
         made.append(Pairs(Example(query, candidates, grades * 2, origins), grades))
-    return made
+    count = min(limit, len(made))
+    return [made[i * len(made) // count] for i in range(count)]
 
 
-def mixing(pairs: Sequence[Pairs], scorer: Scorer, *, resamples: int, seed: int) -> Mixing:
-    """Score both forms of all candidates and mix them.
+def mixing(
+    pairs: Sequence[Pairs], scores: Sequence[ArrayLike], *, resamples: int, seed: int
+) -> Mixing:
+    """Mix the forms by their scores.
+
+    scores: per pair (2N,), those of the texts, then those of the images.
 
     Raises:
         MetricError: NaN scores.
@@ -94,47 +102,25 @@ def mixing(pairs: Sequence[Pairs], scorer: Scorer, *, resamples: int, seed: int)
     if not pairs:
         raise ValueError("no query has candidates in both forms")
     rng = np.random.default_rng(seed)
-    scores = [np.asarray(s, np.float64).reshape(2, -1) for s in scorer([p.example for p in pairs])]
+    forms = [np.asarray(values, np.float64).reshape(2, -1) for values in scores]
     lists = [Judged(p.example.query.qid, p.grades, p.example.query.rel_min) for p in pairs]
     chances = [rng.random(len(one.grades)) for one in lists]  # the same for all shares: nested
     columns = []
     for share in SHARES:
         mixed = [
             np.where(chance < share, both[1], both[0])
-            for chance, both in zip(chances, scores, strict=True)
+            for chance, both in zip(chances, forms, strict=True)
         ]
         columns.append(measure(mixed, lists, [METRIC])[METRIC])
     columns.append((columns[0] + columns[-1]) / 2 - columns[SHARES.index(0.5)])
-    spread = np.concatenate([both.ravel() for both in scores]).std() or 1.0
-    columns.append(np.array([np.abs(both[0] - both[1]).mean() / spread for both in scores]))
-    columns.append(np.array([_changed(both) for both in scores]))
+    spread = np.concatenate([both.ravel() for both in forms]).std() or 1.0
+    columns.append(np.array([np.abs(both[0] - both[1]).mean() / spread for both in forms]))
+    columns.append(np.array([_changed(both) for both in forms]))
     drawn = Resampled.draw(np.stack(columns, axis=1), None, resamples=resamples, seed=seed)
     found = [drawn.interval(i, LEVEL) for i in range(len(columns))]
     curve = dict(zip(SHARES, found, strict=False))
     dip, swap, changed = found[len(SHARES) :]
     return Mixing(curve, dip, swap, changed, len(pairs))
-
-
-def mixing_of(
-    dataset: Dataset,
-    split: str,
-    examples: Sequence[Example],
-    scorers: Mapping[str, Scorer],
-    *,
-    resamples: int,
-    seed: int,
-    limit: int,
-) -> dict[str, Mixing]:
-    """`mixing` of every scorer on up to `limit` queries, evenly spaced; {} where none has pairs."""
-    pairs = pairs_of(dataset, split, examples)
-    count = min(limit, len(pairs))
-    chosen = [pairs[i * len(pairs) // count] for i in range(count)]
-    if not chosen:
-        return {}
-    return {
-        name: mixing(chosen, scorer, resamples=resamples, seed=seed)
-        for name, scorer in scorers.items()
-    }
 
 
 def _forms(items: Sequence[Item], asked: set[str]) -> tuple[Item, Item] | None:

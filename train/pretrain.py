@@ -227,8 +227,8 @@ def export(
     card = Card(
         name=config.name,
         licence="apache-2.0",
-        summary="A tiny vision-language network, pretrained from scratch to see; it ranks nothing "
-        "by itself, `train.sft` makes a reranker of it.",
+        summary="A tiny vision-language network, pretrained from scratch to see and to tell what "
+        "belongs together; `train.sft` makes a reranker of it.",
         parameters=sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model))),
         modalities=("text", "image"),
         training={

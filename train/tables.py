@@ -12,6 +12,7 @@ from typing import Any
 
 from train.calibrated import Calibrated
 from train.evaluation import HEADLINE, MACRO, MICRO, PARTS, SINGLE, WHOLE, Report, Row
+from train.mixing import SHARES, Mixing
 from unirank_jax.metrics import METRICS
 from unirank_jax.modality_bias import Bias
 from unirank_jax.significance import Difference, Interval
@@ -25,6 +26,11 @@ _BIAS = (
 _CALIBRATION = (
     "Of sigmoid(logit) as a probability of relevance, before and after Platt's fit on the other "
     "half of the queries; a slope of 1 is calibrated, below it is overconfident."
+)
+_MIXING = (
+    "nDCG@10 by the share of candidates shown as images. Dip: the middle of the straight line "
+    "between the ends less the curve there. Swap: mean change of a score when a candidate changes "
+    "its form, in standard deviations. Changed: first places that change when all do."
 )
 ENOUGH = 500  # queries that a number should rest on
 
@@ -67,6 +73,8 @@ def render(report: Report, *, every_slice: bool) -> str:
         parts += ["## modality bias", _BIAS, _bias(report.bias)]
     if report.calibration:
         parts += ["## calibration", _CALIBRATION, _calibration(report.calibration)]
+    if report.mixing:
+        parts += ["## the same candidates as texts and as images", _MIXING, _mixing(report.mixing)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -79,6 +87,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "tie_rates": report.tie_rates,
         "bias": {name: dataclasses.asdict(one) for name, one in report.bias.items()},
         "calibration": {name: dataclasses.asdict(one) for name, one in report.calibration.items()},
+        "mixing": {name: dataclasses.asdict(one) for name, one in report.mixing.items()},
         "rows": [dataclasses.asdict(row) for row in report.rows],
     }
 
@@ -166,6 +175,22 @@ def _calibration(found: Mapping[str, Calibrated]) -> str:
         for modality, one in by_modality.items()
     ]
     return _table(["", "", "ECE", "Brier", "NLL (cnat)", "slope"], lines)
+
+
+def _mixing(found: Mapping[str, Mixing]) -> str:
+    header = ["", "queries", *(f"{100 * share:.0f} %" for share in SHARES)]
+    lines = [
+        [
+            name,
+            str(one.queries),
+            *(f"{100 * one.curve[share].mean:.1f}" for share in SHARES),
+            _signed(one.dip),
+            f"{one.swap.mean:.2f} [{one.swap.low:.2f}, {one.swap.high:.2f}]",
+            _interval(one.changed),
+        ]
+        for name, one in found.items()
+    ]
+    return _table([*header, "dip", "swap", "changed"], lines)
 
 
 def _signed(value: Interval | None, percent: bool = True) -> str:
