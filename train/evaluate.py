@@ -1,7 +1,8 @@
 """`python -m train.evaluate`: rerankers and baselines on the lists of one split, with intervals.
 
-Prints the tables and writes them (report.md), all numbers (report.json) and the scores of every
-query (queries.jsonl) to a folder. As a library: `evaluate` and `evaluate_scores`.
+Prints the tables and writes them (report.md), all numbers (report.json), the scores of every query
+(queries.jsonl) and a page with plots and ranked lists (report.html) to a folder. As a library:
+`evaluate` and `evaluate_scores`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import unirank_jax
+from train import html_report
 from train.baselines import Scorer, Scores
 from train.config import ConfigError
 from train.config import load as load_config
@@ -27,7 +29,7 @@ from train.evaluation import (
 )
 from train.tables import as_json, render
 from unirank_jax.content import ContentError
-from unirank_jax.datasets.dataset import DatasetError, open_source
+from unirank_jax.datasets.dataset import Dataset, DatasetError, open_source
 from unirank_jax.datasets.records import Example
 from unirank_jax.hub import WeightsError, resolve
 from unirank_jax.metrics import MetricError
@@ -50,19 +52,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command. Exits with a message on bad arguments, data or scores."""
     arguments = _parser().parse_args(argv)
     try:
-        report = run(arguments)
+        config = load_config(arguments.config, arguments.set)
+        source = arguments.data or config.data.source
+        dataset = open_source(source)
+        report = run(arguments, dataset, source, config.seed)
     except EXPECTED as error:
         sys.exit(f"train.evaluate: {error}")
     print(render(report, every_slice=False))
-    write(report, Path(arguments.out))
-    print(f"{arguments.out}: report.md (every slice), report.json, queries.jsonl")
+    folder = Path(arguments.out)
+    write(report, folder)
+    page = html_report.render(report, dataset, vars(arguments), arguments.shown)
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    print(f"{folder}: report.html, report.md (every slice), report.json, queries.jsonl")
 
 
-def run(arguments: argparse.Namespace) -> Report:
-    """Open the data, load the models one after the other and evaluate."""
-    config = load_config(arguments.config, arguments.set)
-    source = arguments.data or config.data.source
-    dataset = open_source(source)
+def run(arguments: argparse.Namespace, dataset: Dataset, source: str, seed: int) -> Report:
+    """Load the models one after the other and evaluate them on the data."""
     if arguments.split not in dataset.splits:
         raise DatasetError(
             f"{dataset.path}: no lists in split {arguments.split!r}; "
@@ -74,7 +79,7 @@ def run(arguments: argparse.Namespace) -> Report:
         _models(arguments.model, arguments.step, "nan" if arguments.nan_last else "raise"),
         _dual_encoder(arguments.dual_encoder, source),
         resamples=arguments.resamples,
-        seed=config.seed,
+        seed=seed,
         limit=arguments.limit,
         mixed=arguments.mixed,
         nan_last=arguments.nan_last,
@@ -207,6 +212,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--nan-last", action="store_true", help="count failed candidates as last, do not stop"
+    )
+    parser.add_argument(
+        "--shown",
+        type=int,
+        default=12,
+        help="ranked lists of each sort on the page (default: %(default)s)",
     )
     parser.add_argument("--out", default="runs/evaluate", help="folder (default: %(default)s)")
     return parser

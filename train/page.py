@@ -28,6 +28,12 @@ ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr))
      list-style: none; padding: 0; margin: 0; }
 li { border: 1px solid #d5d9e0; border-radius: 6px; padding: .5rem; overflow-wrap: anywhere; }
 li.relevant { border: 2px solid #18794e; background: #effaf3; }
+table { border-collapse: collapse; font-size: 12.5px; display: block; overflow-x: auto; }
+th, td { border-bottom: 1px solid #e5e8ee; padding: .2rem .5rem; text-align: left;
+         white-space: nowrap; } td.number { text-align: right; }
+.plots { display: flex; flex-wrap: wrap; } svg text { font: 10.5px system-ui, sans-serif; }
+.mid { text-anchor: middle; } .end { text-anchor: end; } .frame { fill: none; stroke: #d5d9e0; }
+.guide { stroke: #9aa3af; stroke-dasharray: 4; fill: none; }
 .score { font-weight: 600; } .place { color: #5a6472; } img { max-width: 100%; }
 """
 
@@ -52,18 +58,27 @@ class RankedList:
 
 def render(title: str, introduction: str, table: str, lists: Sequence[RankedList]) -> str:
     """The page. `table` is shown as it is, in a fixed-width font."""
-    sections = "\n".join(_section(ranked) for ranked in lists)
+    sections = "\n".join(section(ranked) for ranked in lists)
+    return document(
+        title,
+        f"<h1>{html.escape(title)}</h1><p>{html.escape(introduction)}</p>\n"
+        f"<pre>{html.escape(table)}</pre>\n{sections}",
+    )
+
+
+def document(title: str, body: str) -> str:
+    """A whole page around `body`, which is HTML."""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
+<link rel="icon" href="data:,">
 <meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>
-<body><h1>{html.escape(title)}</h1><p>{html.escape(introduction)}</p>
-<pre>{html.escape(table)}</pre>
-{sections}
+<body>{body}
 </body></html>
 """
 
 
-def _section(ranked: RankedList) -> str:
+def section(ranked: RankedList) -> str:
+    """One query with its candidates, the relevant ones framed."""
     items = "\n".join(
         f'<li class="{"relevant" if one.relevant else ""}"><span class="place">{place}.</span> '
         f'<span class="score">{one.score:.3f}</span><br>{_parts(one.parts)}</li>'
