@@ -86,9 +86,9 @@ def open_sources() -> TrainConfig:
     return replace(
         base,
         name="sci_open",
-        data=replace(base.data, source="data/sci-open", kind_power=0.25),
-        schedule=ScheduleSettings(steps=1000, warmup_steps=40, final_fraction=0.02),
-        evaluation=replace(base.evaluation, every_steps=250, lists=300),
+        data=replace(base.data, source="data/sci-open", kind_power=0.5, buckets=6),
+        schedule=ScheduleSettings(steps=2600, warmup_steps=40, final_fraction=0.02),
+        evaluation=replace(base.evaluation, every_steps=650, lists=300),
         checkpoint=CheckpointSettings(every_steps=125, keep=2),
     )
 

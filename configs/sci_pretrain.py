@@ -112,7 +112,7 @@ def match() -> PretrainConfig:
         open_sources(),
         init="runs/open",
         loss=tiny().loss,
-        schedule=ScheduleSettings(steps=2400, warmup_steps=20, final_fraction=0.05),
+        schedule=ScheduleSettings(steps=1400, warmup_steps=20, final_fraction=0.05),
     )
 
 

@@ -327,6 +327,11 @@ def test_molecule_lists_hold_the_promised_candidates():
                 same = owners[item.did].family == owners[f"{query.unit_id}.n"].family
                 assert same == (origin == "isomer")
                 isomers[origin] += 1
+        kinds = Counter(item.kind for item in candidates)
+        if query.kind == "name->mixed":
+            assert (kinds["mixed"], kinds["drawing"]) == (5, 5), "rareness must not tell the answer"
+        if query.kind == "drawing->name/card":
+            assert (kinds["name"], kinds["card"]) == (5, 5)
         positives = {candidates[i].kind for i in range(LIST_LENGTH) if ranked.grades[i]}
         assert query.kind.split("->")[1] in ("+".join(sorted(positives, reverse=True)),) or (
             query.kind == "drawing->name/card" and positives < {"name", "card"}

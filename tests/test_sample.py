@@ -17,7 +17,7 @@ from unirank_jax.datasets.records import SPLITS, dup_id_of, split_of
 from unirank_jax.datasets.tokenizer import LABEL_WORDS, PROMPT_TEXTS, SPECIAL_TOKENS
 from unirank_jax.tokenizer import Tokenizer
 
-CONTENT_HASH = "e09f1919aac2e784b614c45c991a7229378ca32cb50ab9cab78fe8d68cf32517"
+CONTENT_HASH = "b568837f2496cd6c1401c56c944df6b82ade6988d913263ac546e9b5d3858084"
 MAX_BYTES = 7_000_000
 
 

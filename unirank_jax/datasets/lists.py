@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -138,25 +138,9 @@ def make_list(
         parts = (*parts, TextPart(kind.question))
     chosen: list[tuple[Item, int, str]] = [(unit.items[x], 1, "positive") for x in available]
     taken = {item.dup_id for item in unit.items.values()}
-    wanted = {True: IMAGES_PER_LIST, False: LIST_LENGTH - IMAGES_PER_LIST}
-    for item, _, _ in chosen:
-        wanted[item.modality != "text"] -= 1
-    # Take neighbours in turn: the kind of each is drawn from the modality that still has room.
-    for origin, other in nearest(unit, rng):
-        if not any(wanted.values()):
-            break
-        if other.dup_ids & unit.dup_ids:
-            continue
-        image = rng.random() * sum(wanted.values()) < wanted[True]
-        names = [name for name in (kind.images if image else kind.texts) if name in other.items]
-        if not names:
-            continue
-        item = other.items[rng.choice(names)]
-        if item.dup_id in taken:
-            continue
-        taken.add(item.dup_id)
-        wanted[image] -= 1
-        chosen.append((item, 0, origin))
+    wanted = room(kind)
+    wanted.subtract(item.kind for item, _, _ in chosen)
+    add_negatives(chosen, wanted, taken, unit, nearest(unit, rng), rng)
     rng.shuffle(chosen)
     query = Query(
         qid=qid,
@@ -173,6 +157,47 @@ def make_list(
         dids=tuple(item.did for item, _, _ in chosen),
         grades=tuple(grade for _, grade, _ in chosen),
         neg_types=tuple(origin for _, _, origin in chosen),
+    )
+
+
+def add_negatives(
+    chosen: list[tuple[Item, int, str]],
+    wanted: Counter[str],
+    taken: set[str],
+    unit: Unit,
+    neighbours: Iterable[tuple[str, Unit]],
+    rng: random.Random,
+) -> None:
+    """Append candidates of other units to `chosen` until no kind is wanted any more.
+
+    Neighbours are taken in turn: the kind of each is drawn from those that still have room, and
+    a neighbour that lacks it is passed over, so that no kind gives the answer away by being
+    rare. `taken` holds the contents (dup_id) that may not come (again).
+    """
+    for origin, other in neighbours:
+        if other.dup_ids & unit.dup_ids:
+            continue
+        left = [name for name, count in wanted.items() for _ in range(count)]
+        if not left:
+            break
+        name = rng.choice(left)
+        item = other.items.get(name)
+        if item is None or item.dup_id in taken:
+            continue
+        taken.add(item.dup_id)
+        wanted[name] -= 1
+        chosen.append((item, 0, origin))
+
+
+def room(kind: ListKind) -> Counter[str]:
+    """How many candidates of each kind a list has: both halves shared out as evenly as it goes."""
+    halves = ((kind.images, IMAGES_PER_LIST), (kind.texts, LIST_LENGTH - IMAGES_PER_LIST))
+    return Counter(
+        {
+            name: count // len(names) + (place < count % len(names))
+            for names, count in halves
+            for place, name in enumerate(names)
+        }
     )
 
 
