@@ -34,7 +34,7 @@ OWNERS = {
     "orbax": {"train/checkpoint.py"},
     "safetensors": {"unirank_jax/weights.py", "unirank_jax/export.py"},
     "huggingface_hub": {"unirank_jax/hub.py"},
-    "bm25s": {"train/baselines.py"},
+    "bm25s": {"train/lexical.py"},
     "tensorboardX": {"train/report.py"},
 }
 # Networking goes through huggingface_hub alone; nothing that runs code stored in a file.

@@ -7,15 +7,14 @@ better. Text baselines see texts only: a candidate without text scores 0, as one
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
+from train.lexical import BM25Index, words_of
 from unirank_jax.content import Part, TextPart
 from unirank_jax.datasets.dataset import Dataset
 from unirank_jax.datasets.records import Example, Item, Query
@@ -24,8 +23,6 @@ Scores = list[NDArray[np.float32]]
 Scorer = Callable[[Sequence[Example]], Scores]
 Record = TypeVar("Record")
 Embed = Callable[[Sequence[Record]], NDArray[np.floating]]
-
-_WORD = re.compile(r"\w+")
 
 
 def random_order(examples: Sequence[Example]) -> Scores:
@@ -50,33 +47,25 @@ def text_pool(dataset: Dataset, split: str, examples: Sequence[Example]) -> list
 
 
 class BM25:
-    """BM25 (Lucene's variant, k1 = 1.5, b = 0.75) of the query's text over the pool."""
+    """BM25 of the query's text over the pool."""
 
     def __init__(self, pool: Sequence[str]) -> None:
         self._row = {text: row for row, text in enumerate(pool)}
-        self._index = bm25s.BM25(k1=1.5, b=0.75, method="lucene") if pool else None
-        if self._index is not None:
-            self._index.index(_words(pool), show_progress=False)
+        self._index = BM25Index(pool)
 
     def __call__(self, examples: Sequence[Example]) -> Scores:
         return [self._score(example) for example in examples]
 
     def _score(self, example: Example) -> NDArray[np.float32]:
         scores = np.zeros(len(example.candidates), np.float32)
-        words = _words([text_of(example.query.parts)])[0]
-        if self._index is None or not words:
+        over_pool = self._index.scores(text_of(example.query.parts))  # (pool,)
+        if over_pool is None:
             return scores
-        over_pool = self._index.get_scores(words)  # (pool,)
         for place, item in enumerate(example.candidates):
             text = text_of(item.parts)
             if text:
                 scores[place] = over_pool[self._row[text]]
         return scores
-
-
-def _words(texts: Sequence[str]) -> list[list[str]]:
-    """Lower-case words, single characters too: digits in a chemical name tell isomers apart."""
-    return [_WORD.findall(text.lower()) for text in texts]
 
 
 class TfIdf:
@@ -113,7 +102,7 @@ class TfIdf:
 
 def _terms(text: str) -> list[str]:
     """Words, marked to differ from 4-grams, and the text's 4-grams with a space at either end."""
-    words = _WORD.findall(text.lower())
+    words = words_of(text)
     line = f" {' '.join(text.lower().split())} "
     return [f"w {word}" for word in words] + [line[i : i + 4] for i in range(len(line) - 3)]
 
