@@ -122,16 +122,20 @@ class DualEncoder:
     def __call__(self, examples: Sequence[Example]) -> Scores:
         items = {item.did: item for example in examples for item in example.candidates}
         row = dict(
-            zip(items, _unit("candidates", self._embed_items, [*items.values()]), strict=True)
+            zip(
+                items, unit_vectors("candidates", self._embed_items, [*items.values()]), strict=True
+            )
         )
-        queries = _unit("queries", self._embed_queries, [example.query for example in examples])
+        queries = unit_vectors(
+            "queries", self._embed_queries, [example.query for example in examples]
+        )
         return [
             np.asarray([row[item.did] @ query for item in example.candidates], np.float32)
             for example, query in zip(examples, queries, strict=True)
         ]
 
 
-def _unit(name: str, embed: Embed[Record], records: Sequence[Record]) -> NDArray[np.float32]:
+def unit_vectors(name: str, embed: Embed[Record], records: Sequence[Record]) -> NDArray[np.float32]:
     """The embeddings of some records at length 1: (n, D) float32."""
     vectors = np.asarray(embed(records), np.float32)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -30,11 +30,13 @@ STEP = 32  # token and patch sizes are multiples of this
 
 def dual_encoder(reranker: Reranker) -> DualEncoder:
     """The scorer of a pretrained model; its folder is loaded as a reranker."""
-    embedder = _Embedder(reranker)
+    embedder = Embedder(reranker)
     return DualEncoder(embedder.queries, embedder.items)
 
 
-class _Embedder:
+class Embedder:
+    """Embeds queries and items apart, with the prompts of a model."""
+
     def __init__(self, reranker: Reranker) -> None:
         self.prompt: Prompt = reranker.prompt
         self.config = reranker.engine.config

@@ -1,0 +1,41 @@
+"""Hard negatives and preferences on scientific lists.
+
+    python -m train.mine --config configs/sci_mine.py                  # 500 queries of the sample
+    python -m train.mine --config configs/sci_mine.py:open --set source=DIR model=exported/
+    python -m train.mine --config configs/sci_mine.py --set mining.num_negatives=15
+
+Running the same command again goes on. New `mining.*` settings in the same --workdir read the
+scores that are there.
+"""
+
+from dataclasses import replace
+
+from train.config import choose
+from train.mine import MineConfig
+from train.mining import DEFAULTS
+
+
+def tiny() -> MineConfig:
+    """A trial on the embedded sample with the embedded models: minutes on two CPU cores."""
+    return MineConfig(
+        name="sci_mine",
+        source="sample:sci",
+        split="train",
+        model="",
+        dual_encoder="",
+        limit=500,
+        texts=25,
+        images=25,
+        shard_queries=50,
+        mining=DEFAULTS,
+        pairs_per_query=16,
+    )
+
+
+def open_sources() -> MineConfig:
+    """All training lists of the full data, a hundred candidates each."""
+    return replace(tiny(), source="data/sci-open", limit=0, texts=50, images=50, shard_queries=200)
+
+
+def get_config(argument: str | None = None) -> MineConfig:
+    return choose(argument, {"tiny": tiny, "open": open_sources}, "tiny")

@@ -1,0 +1,137 @@
+"""The mining command: it goes on without a changed byte, and mines anew without scoring."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train import mine as command
+from train.mine import pool_of, read
+from unirank_jax.datasets.dataset import sample
+from unirank_jax.datasets.records import hash_number
+
+CONFIG = "configs/sci_mine.py"
+FEW = ["split=valid", "limit=30", "texts=8", "images=8", "shard_queries=10"]
+RESULTS = ("mined.jsonl.gz", "preferences.jsonl.gz", "audit.jsonl", "summary.json")
+
+
+class Stopped(Exception):
+    pass
+
+
+class FakeReranker:
+    """Logits that depend on the content alone; `patience` calls before it is killed."""
+
+    def __init__(self, patience: int = 99):
+        self.patience = patience
+
+    def logits_many(self, queries, candidate_lists, *, instruction, on_error):
+        if self.patience == 0:
+            raise Stopped
+        self.patience -= 1
+        return [
+            np.array([hash_number(str(q), str(c)) % 1000 / 100 - 5 for c in some], np.float32)
+            for q, some in zip(queries, candidate_lists, strict=True)
+        ]
+
+    def calibrate(self, logits):
+        return 1 / (1 + np.exp(-logits))
+
+
+class FakeEmbedder:
+    """All that shows one object lies in one place."""
+
+    def __init__(self, reranker):
+        pass
+
+    def items(self, records):
+        return np.stack([self._vector(record.unit_id) for record in records])
+
+    queries = items
+
+    def _vector(self, name: str) -> np.ndarray:
+        return np.random.default_rng(hash_number(name)).normal(size=16).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "Embedder", FakeEmbedder)
+    monkeypatch.setattr(command, "load_reranker", lambda folder: FakeReranker())
+
+
+def run(folder: Path, *more: str) -> int:
+    return command.main(["--config", CONFIG, "--workdir", str(folder), "--set", *FEW, *more])
+
+
+def test_a_killed_run_goes_on_without_a_changed_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(tmp_path / "whole") == 0
+    monkeypatch.setattr(command, "load_reranker", lambda folder: FakeReranker(patience=1))
+    with pytest.raises(Stopped):
+        run(tmp_path / "cut")
+    assert len(list((tmp_path / "cut").glob("scores-*.jsonl.gz"))) == 1
+    assert not (tmp_path / "cut" / "mined.jsonl.gz").exists()
+    monkeypatch.setattr(command, "load_reranker", lambda folder: FakeReranker())
+    assert run(tmp_path / "cut") == 0
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "cut").iterdir())
+    for name in names:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
+
+
+def test_records_and_results_name_what_the_dataset_holds(tmp_path: Path) -> None:
+    assert run(tmp_path) == 0
+    data = sample("sci")
+    known = {item.did: item for item in data.items_of("valid")}
+    records = [r for path in sorted(tmp_path.glob("scores-*")) for r in read(path)]
+    assert len(records) == 30
+    for record in records:
+        assert len(record["dids"]) >= 16
+        query = data.query(record["qid"])
+        assert not any(known[did].dup_id == query.dup_id for did in record["dids"])
+        assert sum(record["retrieved"]) == 16
+        assert max(record["grades"]) == 1, "a positive that was missed joins the pool"
+        pool = pool_of(record)
+        assert len(pool.logits) == len(pool.retrievers["dense"])
+    mined = list(read(tmp_path / "mined.jsonl.gz"))
+    for one in mined:
+        assert one["neg_types"][0] == "positive" and one["grades"][0] == 1
+        assert len(one["dids"]) == len(set(one["dids"])) <= 9
+    pairs = list(read(tmp_path / "preferences.jsonl.gz"))
+    chosen = {(one["qid"], did) for one in mined for did in one["dids"]}
+    assert all(
+        (p["qid"], p["better"]) in chosen and (p["qid"], p["worse"]) in chosen for p in pairs
+    )
+    counts = json.loads((tmp_path / "summary.json").read_text())
+    assert counts["queries"] == len(mined) and counts["preferences"] == len(pairs)
+    assert counts["queries"] + counts.get("queries without a positive", 0) == 30
+
+
+def test_other_settings_mine_again_without_scoring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(tmp_path) == 0
+    first = list(read(tmp_path / "mined.jsonl.gz"))
+
+    def refuse(folder):
+        raise AssertionError("nothing is to be scored")
+
+    monkeypatch.setattr(command, "load_reranker", refuse)
+    assert run(tmp_path, "mining.num_negatives=3") == 0
+    second = list(read(tmp_path / "mined.jsonl.gz"))
+    assert [one["qid"] for one in first] == [one["qid"] for one in second]
+    assert max(len(one["dids"]) for one in second) <= 5 < max(len(one["dids"]) for one in first)
+
+
+def test_scores_of_other_things_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path) == 0
+    assert run(tmp_path, "texts=9") == 1
+    assert "texts: 8 -> 9" in capsys.readouterr().err
+    assert run(tmp_path / "x", "split=tset") == 1
+    assert "no lists in 'tset'" in capsys.readouterr().err
