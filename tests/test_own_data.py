@@ -10,6 +10,7 @@ import pytest
 import tiny_run
 
 from train import cli, evaluate, export
+from unirank_jax.calibration import fit_platt
 
 
 def test_check_train_evaluate_export_and_score(
@@ -57,6 +58,19 @@ def test_check_train_evaluate_export_and_score(
         logits = np.asarray([candidate["logit"] for candidate in answer["candidates"]])
         assert logits.shape == (5,) and np.ptp(logits) > 0
         np.testing.assert_allclose(logits, line["scores"]["mine"], rtol=1e-4, atol=1e-5)
+
+
+    # Calibrated scores: Platt's fit on just these lists.
+    calibrated = tmp_path / "calibrated"
+    arguments = ["--workdir", str(run), "--out", str(calibrated), "--calibrate", "100"]
+    assert export.main(arguments) == 0
+    found = json.loads((calibrated / "unirank.json").read_text())["calibration"]
+    logits = [logit for line in kept for logit in line["scores"]["mine"]]
+    relevant = [grade >= line["rel_min"] for line in kept for grade in line["grades"]]
+    expected = fit_platt(logits, relevant, f"{len(kept)} lists, split valid")
+    assert found["fit_on"] == expected.fit_on
+    assert found["bias"] == pytest.approx(expected.bias, rel=1e-3)
+    assert found["temperature"] == pytest.approx(expected.temperature, rel=1e-3)
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:

@@ -12,24 +12,32 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import jax.numpy as jnp
+import numpy as np
 
 from train.checkpoint import CheckpointError, Meta
 from train.config import ConfigError, TrainConfig
+from train.evaluation import examples_of, judged, reranker_scorer
 from train.initial import MODEL_FOLDER, restore_model
+from unirank_jax.calibration import Calibration, CalibrationError, fit_platt
+from unirank_jax.datasets.dataset import open_source
 from unirank_jax.export import save_adapter, save_pretrained
 from unirank_jax.hub import WeightsError
 from unirank_jax.keys import flatten
 from unirank_jax.lora import LoRAError
 from unirank_jax.manifest import Manifest, ManifestError
+from unirank_jax.metrics import UNJUDGED
 from unirank_jax.model_card import Card, render
+from unirank_jax.reranker import load
 
 _EXAMPLES = """examples:
   python -m train.export --workdir runs/sft-sci-tiny --out exported
+  python -m train.export --workdir runs/sft-sci-tiny --calibrate 300 --out exported
   python -m train.export --workdir runs/sft-sci-2b_lora --step 2000 --out adapter --lora adapter
 """
-EXPECTED = (ConfigError, CheckpointError, WeightsError, LoRAError, ManifestError)
+EXPECTED = (ConfigError, CheckpointError, WeightsError, LoRAError, ManifestError, CalibrationError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             Path(arguments.out),
             arguments.lora,
             arguments.dtype,
+            arguments.calibrate,
         )
     except EXPECTED as error:
         print(f"train.export: {error}", file=sys.stderr)
@@ -50,19 +59,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def export(workdir: Path, step: str, out: Path, adapters: str, dtype: str | None) -> int:
+def export(
+    workdir: Path, step: str, out: Path, adapters: str, dtype: str | None, calibrate: int = 0
+) -> int:
     """Write step `step` ("best", "last" or a number) to `out`; returns the step's number.
 
     Args:
         adapters: "merged" or "adapter" (PEFT, only for runs with LoRA).
         dtype: of the weights on disk; None takes the one that the run computed in.
+        calibrate: fit scores to be probabilities on so many lists of the evaluation split.
 
     Raises:
         ConfigError, CheckpointError, WeightsError: no such run or step, or a folder in use.
+        CalibrationError: relevant candidates have no higher logits than others.
     """
     model, config, meta, number = restore_model(workdir, step)
     chosen = dtype or config.model.compute_dtype
     manifest = replace(Manifest.from_json(meta.unirank), dtype=chosen)
+    if adapters == "adapter" and calibrate:
+        raise ConfigError("--calibrate: adapters carry no calibration; leave one option out")
     if adapters == "adapter":
         if config.lora.rank == 0:
             raise ConfigError(
@@ -74,10 +89,31 @@ def export(workdir: Path, step: str, out: Path, adapters: str, dtype: str | None
     else:
         card = _card(workdir, out, config, meta, number, model, None)
         kind = jnp.dtype(chosen)
-        save_pretrained(
-            out, model, manifest, workdir / MODEL_FOLDER, render(card, manifest), dtype=kind
-        )
+
+        def save(folder: Path, manifest: Manifest) -> None:
+            text = render(card, manifest)
+            save_pretrained(folder, model, manifest, workdir / MODEL_FOLDER, text, dtype=kind)
+
+        if calibrate:
+            with TemporaryDirectory() as temporary:
+                save(Path(temporary) / "model", manifest)
+                found = _calibration(Path(temporary) / "model", config, calibrate)
+            manifest = manifest.with_calibration(found)
+        save(out, manifest)
     return number
+
+
+def _calibration(folder: Path, config: TrainConfig, limit: int) -> Calibration:
+    """Platt's fit on lists of the evaluation split, as the exported weights score them."""
+    dataset, split = open_source(config.data.source), config.evaluation.split
+    examples = examples_of(dataset, split, limit)
+    scorer = reranker_scorer(load(folder), on_error="nan", progress="calibration")
+    logits = np.concatenate(scorer(examples))
+    lists = [judged(example) for example in examples]
+    grades = np.concatenate([np.array(one.grades) for one in lists])
+    relevant = np.concatenate([np.array(one.grades) >= one.rel_min for one in lists])
+    used = (grades != UNJUDGED) & ~np.isnan(logits)
+    return fit_platt(logits[used], relevant[used], f"{len(lists)} lists, split {split}")
 
 
 def _card(
@@ -161,6 +197,13 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype",
         choices=("float32", "bfloat16"),
         help="of the weights on disk (default: as the run computed)",
+    )
+    parser.add_argument(
+        "--calibrate",
+        type=int,
+        default=0,
+        metavar="LISTS",
+        help="fit scores to be probabilities on so many lists of the evaluation split",
     )
     return parser
 
