@@ -125,9 +125,23 @@ def _check_data(arguments: argparse.Namespace) -> int:
     """Read everything, every image included; exit code 1 when the data cannot be used."""
     from unirank_jax.datasets.check import check
 
-    report = check(arguments.path)
+    report = check(arguments.path, run=arguments.run_file, depth=arguments.depth)
     print(report.text(), file=sys.stdout if report.ok else sys.stderr)
     return 0 if report.ok else 1
+
+
+def _convert_data(arguments: argparse.Namespace) -> int:
+    """Write data in another format; what that format cannot say is told as warnings."""
+    from unirank_jax.datasets.dataset import open_source
+    from unirank_jax.datasets.formats.registry import write
+
+    dataset = open_source(arguments.source)
+    warnings = write(dataset, arguments.to, arguments.out)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    lists = ", ".join(f"{split}: {len(dataset.lists(split))} lists" for split in dataset.splits)
+    print(f"{arguments.out}: {arguments.to}; {lists}")
+    return 0
 
 
 def _opened(path: str, mode: str, stream: TextIO) -> AbstractContextManager[Any]:
@@ -166,12 +180,37 @@ def _parser() -> argparse.ArgumentParser:
     check = actions.add_parser(
         "check",
         help="check every line and every image of a dataset",
-        description="Check every line and every image of a dataset.",
+        description="Check every line and every image of a dataset, and say what was understood:\n"
+        "our own JSONL, BEIR, Parquet tables, M-BEIR, sentence-transformers, ms-swift,\n"
+        "FlagEmbedding, TREC run and qrels.",
         formatter_class=formatter,
-        epilog="example:\n  unirank data check my_lists/",
+        epilog="examples:\n  unirank data check my_lists/\n"
+        "  unirank data check scifact/ --run bm25.trec --depth 50",
     )
-    check.add_argument("path", help="dataset folder or JSONL file")
+    check.add_argument("path", help="dataset folder or file")
+    check.add_argument(
+        "--run", dest="run_file", metavar="FILE", help="TREC run whose best documents are the lists"
+    )
+    check.add_argument(
+        "--depth", type=int, default=100, help="documents of the run for each query (default: 100)"
+    )
     check.set_defaults(run=_check_data)
+    convert = actions.add_parser(
+        "convert",
+        help="write a dataset in another format",
+        description="Write a dataset in another format; what it cannot say is told as warnings.",
+        formatter_class=formatter,
+        epilog="example:\n  unirank data convert sample:sci --to beir --out sci_beir",
+    )
+    convert.add_argument("source", metavar="SRC", help="dataset folder or file, or sample:NAME")
+    convert.add_argument(
+        "--to",
+        required=True,
+        choices=("jsonl", "beir", "trec", "sentence-transformers", "ms-swift"),
+        help="the format to write",
+    )
+    convert.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    convert.set_defaults(run=_convert_data)
     return parser
 
 

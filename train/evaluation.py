@@ -220,6 +220,7 @@ def judged(example: Example) -> Judged:
         rel_min=example.query.rel_min,
         kind=example.query.kind,
         modalities=tuple(item.modality for item in example.candidates),
+        missing=tuple(example.missing),
     )
 
 

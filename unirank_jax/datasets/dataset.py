@@ -1,4 +1,4 @@
-"""One way to read a dataset, whether it is an ArrayRecord folder or the user's own JSONL.
+"""One way to read a dataset: an ArrayRecord folder, the user's own JSONL, or another format.
 
 `Dataset.open(path)` decides by what lies at the path; `sample()` opens the data that ships
 inside the package. Reading is lazy: nothing but ids and sizes is held in memory.
@@ -36,15 +36,33 @@ class Dataset(ABC):
     path: Path
 
     @staticmethod
-    def open(path: str | Path) -> Dataset:
-        """Open an ArrayRecord folder, a JSONL file, or a folder of JSONL files.
+    def open(path: str | Path, *, run: str | Path | None = None, depth: int = 100) -> Dataset:
+        """Open an ArrayRecord folder, a JSONL file or folder, or data in another known format.
 
-        Raises DatasetError where nothing readable lies at `path`, and for JSONL where any line
-        is not valid (file, line, field, problem and remedy of each, the first ones together).
+        The other formats are those of `formats.registry` (BEIR, Parquet tables, M-BEIR, columns
+        of sentence-transformers, ms-swift and FlagEmbedding lines), told apart by file names and
+        field names. `run` is a TREC run for data with a corpus: the candidates of a query are
+        then its best `depth` documents.
+
+        Raises DatasetError where nothing readable lies at `path`, and where any line is not valid
+        (file, line, field, problem and remedy of each, the first ones together).
         """
         from unirank_jax.datasets.arrayrecord import ArrayRecordDataset
 
         path = Path(path)
+        if depth < 1:
+            raise DatasetError(f"a depth of {depth}; give at least 1 document for each query")
+        if not (path / META_NAME).is_file():
+            from unirank_jax.datasets.formats.registry import open_format
+            from unirank_jax.datasets.formats.retrieval import Run
+
+            found = open_format(path, Run(Path(run), depth) if run is not None else None)
+            if found is not None:
+                return found
+        if run is not None:
+            raise DatasetError(
+                f"{run}: a run goes with a corpus and queries, and {path} has none; leave it out"
+            )
         if (path / META_NAME).is_file():
             return ArrayRecordDataset(path)
         from unirank_jax.datasets.jsonl import JsonlDataset, jsonl_files
@@ -54,7 +72,8 @@ class Dataset(ABC):
         raise DatasetError(
             f"{path}: no dataset here; give a folder with {META_NAME} (built by "
             "`python -m unirank_jax.datasets.build`), a .jsonl file, or a folder with "
-            f"{', '.join(f'{split}.jsonl' for split in SPLITS)}"
+            f"{', '.join(f'{split}.jsonl' for split in SPLITS)} (or a known format: BEIR, Parquet "
+            "tables, M-BEIR, sentence-transformers, ms-swift, FlagEmbedding)"
         )
 
     @property
@@ -95,6 +114,7 @@ class Dataset(ABC):
             candidates=tuple(self.item(did) for did in ranked.dids),
             grades=ranked.grades,
             neg_types=ranked.neg_types,
+            missing=ranked.missing,
         )
 
 

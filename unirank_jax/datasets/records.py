@@ -60,12 +60,14 @@ class RankList:
 
     Grades are 0 or more; -1 means unjudged. `neg_types` says how a candidate came into the
     list ("positive", "isomer", "random", ...); it is for analysis, never an input of a model.
+    `missing` holds the grades of relevant candidates that a first stage did not put on the list.
     """
 
     qid: str
     dids: tuple[str, ...]
     grades: tuple[int, ...]
     neg_types: tuple[str, ...]
+    missing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Example:
     candidates: tuple[Item, ...]
     grades: tuple[int, ...]
     neg_types: tuple[str, ...]
+    missing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
