@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from unirank_jax.datasets import sci
+from unirank_jax.datasets import design, sci, symbols
 from unirank_jax.datasets.dataset import Dataset, DatasetError, SourceError
 from unirank_jax.datasets.tokenizer import save_tokenizer, train_tokenizer, training_texts
 
@@ -26,6 +26,17 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--raw", type=Path, default=Path("raw"), help="downloaded archives")
     command.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     command.add_argument("--limit", type=int, help="only that many molecules, for a quick trial")
+    for name, about in (
+        ("design", "furniture drawings, emoji, icons and clip art"),
+        ("symbols", "line symbols for evaluation only: everything is in the test split"),
+    ):
+        command = commands.add_parser(name, help=about)
+        command.add_argument("--out", type=Path, required=True, help="folder of the dataset")
+        command.add_argument("--raw", type=Path, default=Path("raw"), help="downloaded archives")
+        command.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+        command.add_argument(
+            "--limit", type=int, help="only that many things of each source, for a quick trial"
+        )
     command = commands.add_parser("tokenizer", help="a small tokenizer from a dataset's texts")
     command.add_argument(
         "--data", type=Path, required=True, help="dataset; its train split is read"
@@ -39,7 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
         save_tokenizer(train_tokenizer(texts, options.vocab), options.out, options.max_length)
         return 0
     try:
-        meta = sci.build(options.scale, options.out, options.raw, options.processes, options.limit)
+        if options.command == "sci":
+            meta = sci.build(
+                options.scale, options.out, options.raw, options.processes, options.limit
+            )
+        else:
+            builder = design if options.command == "design" else symbols
+            meta = builder.build(options.out, options.raw, options.processes, options.limit)
     except (SourceError, DatasetError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

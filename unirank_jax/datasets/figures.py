@@ -23,6 +23,7 @@ from unirank_jax.content import ImagePart, TextPart
 from unirank_jax.datasets.dataset import SourceError
 from unirank_jax.datasets.pages import Block, page_blocks
 from unirank_jax.datasets.records import Item, dup_id_of
+from unirank_jax.datasets.sources import lock
 
 FIGURE_PIXELS = 96
 MIN_SIDE, MIN_AREA = 60, 8000
@@ -43,32 +44,15 @@ class Package:
     gallery_only: bool = False
 
 
-PACKAGES = (
-    Package(
-        "python-sklearn-doc",
-        "python-sklearn-doc_1.2.1+dfsg-1_all.deb",
-        "4e244556326064e87e7563e3e544c2288d44b5719db2d7b3a85c9a84ae93488d",
-        "BSD-3-Clause",
-    ),
-    Package(
-        "python-skimage-doc",
-        "python-skimage-doc_0.19.3-8_all.deb",
-        "2c87d8f7d4504b29fe80283a24a153fb4175b0e4964bd90a2a0152b36bb6b468",
-        "BSD-3-Clause",
-        gallery_only=True,
-    ),
-    Package(
-        "python-sasmodels-doc",
-        "python-sasmodels-doc_1.0.6-2_all.deb",
-        "f9778eb120b443aa61c5a27d0548c2b05b8828bbb4815cd5a65d990c480ce744",
-        "BSD-3-Clause",
-    ),
-    Package(
-        "python-lmfit-doc",
-        "python-lmfit-doc_1.1.0-1_all.deb",
-        "c7ed21ecd1b3aedf5592bdf06b548e89a20c3432bde6539c1326917a874df6ff",
-        "Expat",
-    ),
+# Package -> licence of its documentation; the archives themselves are in the lock file.
+PACKAGES = tuple(
+    Package(name, lock()[name].file, lock()[name].sha256, licence, gallery_only)
+    for name, licence, gallery_only in (
+        ("python-sklearn-doc", "BSD-3-Clause", False),
+        ("python-skimage-doc", "BSD-3-Clause", True),
+        ("python-sasmodels-doc", "BSD-3-Clause", False),
+        ("python-lmfit-doc", "Expat", False),
+    )
 )
 
 LICENCES = {package.name: package.licence for package in PACKAGES}
