@@ -26,7 +26,7 @@ demo: .venv/stamp-run
 # The measurements and long checks behind the README's numbers, about an hour on two cores.
 prove-m1: .venv/stamp-test
 	mkdir -p results/m1
-	$(BIN)/python -m train.evaluate --out runs/prove-m1/default
+	$(BIN)/python -m train.evaluate --mixed 300 --out runs/prove-m1/default
 	cp runs/prove-m1/default/report.md results/m1/default.md
 	gzip -9 -n -c runs/prove-m1/default/queries.jsonl > results/m1/default-queries.jsonl.gz
 	$(BIN)/python -m train.demo --workdir runs/prove-m1/demo
