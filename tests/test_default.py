@@ -33,8 +33,8 @@ def test_it_ranks_held_out_lists_far_above_chance() -> None:
     assert all(split_of(example.query.split_id) == "test" for example in examples)
     found = evaluate_scores(examples, reranker_scorer(default())(examples))
     print({name: round(value, 3) for name, value in found.items() if name.endswith("hit@1")})
-    assert found["micro/hit@1"] > 0.25  # chance is 0.06
-    assert found["positive/image/hit@1"] > 0.2  # lists whose only answer is an image: 0.05
+    assert found["micro/hit@1"] > 0.4  # chance is 0.06
+    assert found["positive/image/hit@1"] > 0.35  # lists whose only answer is an image: 0.05
 
 
 def test_score_works_without_a_model() -> None:
