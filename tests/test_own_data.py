@@ -59,7 +59,6 @@ def test_check_train_evaluate_export_and_score(
         assert logits.shape == (5,) and np.ptp(logits) > 0
         np.testing.assert_allclose(logits, line["scores"]["mine"], rtol=1e-4, atol=1e-5)
 
-
     # Calibrated scores: Platt's fit on just these lists.
     calibrated = tmp_path / "calibrated"
     arguments = ["--workdir", str(run), "--out", str(calibrated), "--calibrate", "100"]
