@@ -15,7 +15,7 @@ def test_the_whole_tour(tmp_path: Path) -> None:
     arguments = ["--workdir", str(tmp_path), "--lists", "11", "--shown", "2", "--set", *few]
     assert demo.main(arguments) == 0
     page = (tmp_path / "ranked.html").read_text("utf-8")
-    assert page.count("<section>") == 2 and page.count("<li") == 40
+    assert page.count("<section>") == 2 and page.count("<li class") == 40
     assert "data:image/png;base64," in page and "http" not in page.replace("http-equiv", "")
     report = json.loads((tmp_path / "evaluation" / "report.json").read_text("utf-8"))
     assert report["models"] == ["before", "after"]
