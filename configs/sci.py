@@ -81,7 +81,10 @@ def tiny() -> TrainConfig:
 
 
 def open_sources() -> TrainConfig:
-    """The run that made the embedded default reranker: the tiny model on all open sources."""
+    """The run that made the embedded default reranker: the tiny model on all open sources.
+
+    It was planned for 3,500 updates and its cosine shortened to 2,600 at update 288.
+    """
     base = tiny()
     return replace(
         base,

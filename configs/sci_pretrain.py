@@ -107,7 +107,10 @@ def open_sources() -> PretrainConfig:
 
 
 def match() -> PretrainConfig:
-    """Last leg: candidates are read after their query, and the label token says which is right."""
+    """Last leg: candidates are read after their query, and the label token says which is right.
+
+    It was planned for 2,400 steps and its cosine shortened to 1,400 at step 773.
+    """
     return replace(
         open_sources(),
         init="runs/open",

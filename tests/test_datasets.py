@@ -15,7 +15,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
 from unirank_jax.content import ImagePart, TextPart
-from unirank_jax.datasets import build, figures, molecules, sci
+from unirank_jax.datasets import build, figures, molecules, sci, sources
 from unirank_jax.datasets.dataset import Dataset, DatasetError, SourceError, sample
 from unirank_jax.datasets.lists import (
     IMAGES_PER_LIST,
@@ -463,16 +463,16 @@ def test_figure_is_padded_to_a_white_square():
 
 
 def test_missing_sources_are_named(tmp_path, monkeypatch, capsys):
-    package = figures.PACKAGES[0]
-    monkeypatch.setattr(figures.shutil, "which", lambda _program: None)
-    with pytest.raises(SourceError, match="no apt-get; the figures need Debian 12"):
-        figures.unpack(package, tmp_path)
+    archive = sources.lock()[figures.PACKAGES[0].name]
+    monkeypatch.setattr(sources.shutil, "which", lambda _program: None)
+    with pytest.raises(SourceError, match="system tools are missing: apt-get .*python-lmfit-doc"):
+        figures.read_figures(tmp_path)
     arguments = ["sci", "--scale", "open", "--out", str(tmp_path / "x"), "--raw", str(tmp_path)]
     assert build.main(arguments) == 2
     assert "Debian 12" in capsys.readouterr().err
-    (tmp_path / package.archive).write_bytes(b"another version")
+    (tmp_path / archive.file).write_bytes(b"another version")
     with pytest.raises(SourceError, match="sha256 is .* expected 4e244556"):
-        figures.unpack(package, tmp_path)
+        sources.unpack(archive.name, tmp_path)
 
 
 # ---------------------------------------------------------------- tokenizer

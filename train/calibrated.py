@@ -48,7 +48,7 @@ def cross_fitted(
     values = [np.asarray(one, np.float64) for one in logits]
     odds = [np.full(one.shape, np.nan, np.float64) for one in values]
     for half in (0, 1):
-        table = _flat(values[1 - half :: 2], lists[1 - half :: 2])
+        table = flat(values[1 - half :: 2], lists[1 - half :: 2])
         for name in _present(lists) if by_modality else (ALL,):
             own = np.ones(len(table.logits), bool) if name == ALL else table.modalities == name
             found = fit_platt(table.logits[own], table.relevant[own], "the other half")
@@ -69,7 +69,7 @@ def calibrated(logits: Sequence[ArrayLike], lists: Sequence[Judged]) -> Calibrat
 
 
 @dataclass(frozen=True)
-class _Table:
+class Table:
     """Judged candidates with finite scores, of many lists: (N,) each."""
 
     logits: NDArray[np.float64]
@@ -78,7 +78,7 @@ class _Table:
 
 
 def _by_modality(logits: Sequence[ArrayLike], lists: Sequence[Judged]) -> dict[str, Quality]:
-    table = _flat([np.asarray(one, np.float64) for one in logits], lists)
+    table = flat([np.asarray(one, np.float64) for one in logits], lists)
     found = {ALL: quality(sigmoid(table.logits), table.relevant)}
     for name in _present(lists):
         own = table.modalities == name
@@ -94,13 +94,14 @@ def _present(lists: Sequence[Judged]) -> tuple[str, ...]:
     return tuple(name for name in MODALITIES if name in found)
 
 
-def _flat(values: Sequence[NDArray[np.float64]], lists: Sequence[Judged]) -> _Table:
+def flat(values: Sequence[NDArray[np.floating]], lists: Sequence[Judged]) -> Table:
+    """The judged candidates of all lists that have a score."""
     grades = np.concatenate([np.array(one.grades) for one in lists])
     logits = np.concatenate(values)
     relevant = np.concatenate([np.array(one.grades) >= one.rel_min for one in lists])
     modalities = np.concatenate([np.array(one.modalities, np.str_) for one in lists])
     used = (grades != UNJUDGED) & np.isfinite(logits)
-    return _Table(logits[used], relevant[used], modalities[used])
+    return Table(logits[used], relevant[used], modalities[used])
 
 
 def _where(judged: Judged, name: str) -> NDArray[np.bool_]:

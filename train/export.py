@@ -15,8 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import jax.numpy as jnp
-import numpy as np
 
+from train.calibrated import flat
 from train.checkpoint import CheckpointError, Meta
 from train.config import ConfigError, TrainConfig
 from train.evaluation import examples_of, judged, reranker_scorer
@@ -28,7 +28,6 @@ from unirank_jax.hub import WeightsError
 from unirank_jax.keys import flatten
 from unirank_jax.lora import LoRAError
 from unirank_jax.manifest import Manifest, ManifestError
-from unirank_jax.metrics import UNJUDGED
 from unirank_jax.model_card import Card, render
 from unirank_jax.reranker import load
 
@@ -108,12 +107,8 @@ def _calibration(folder: Path, config: TrainConfig, limit: int) -> Calibration:
     dataset, split = open_source(config.data.source), config.evaluation.split
     examples = examples_of(dataset, split, limit)
     scorer = reranker_scorer(load(folder), on_error="nan", progress="calibration")
-    logits = np.concatenate(scorer(examples))
-    lists = [judged(example) for example in examples]
-    grades = np.concatenate([np.array(one.grades) for one in lists])
-    relevant = np.concatenate([np.array(one.grades) >= one.rel_min for one in lists])
-    used = (grades != UNJUDGED) & ~np.isnan(logits)
-    return fit_platt(logits[used], relevant[used], f"{len(lists)} lists, split {split}")
+    table = flat(scorer(examples), [judged(example) for example in examples])
+    return fit_platt(table.logits, table.relevant, f"{len(examples)} lists, split {split}")
 
 
 def _card(

@@ -73,6 +73,8 @@ def render(report: Report, *, every_slice: bool) -> str:
         parts += ["## modality bias", _BIAS, _bias(report.bias)]
     if report.calibration:
         parts += ["## calibration", _CALIBRATION, _calibration(report.calibration)]
+    if refused := [name for name in report.models if name not in report.calibration]:
+        parts += [f"No Platt fit: {', '.join(refused)} ranks relevant candidates below others."]
     if report.mixing:
         parts += ["## the same candidates as texts and as images", _MIXING, _mixing(report.mixing)]
     return "\n\n".join(parts) + "\n"

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
+from unirank_jax.content import ImagePart
 from unirank_jax.datasets.records import (
     SPLITS,
     ContentSize,
@@ -18,6 +19,7 @@ from unirank_jax.datasets.records import (
     Query,
     RankList,
 )
+from unirank_jax.images import image_size
 
 META_NAME = "meta.json"
 
@@ -102,9 +104,13 @@ class Dataset(ABC):
     def items_of(self, split: str) -> Sequence[Item]:
         """The items whose `split_id` falls in a split, read one at a time, in stored order."""
 
-    @abstractmethod
     def size(self, did: str) -> ContentSize:
-        """Text length and image sizes of an item, without reading its content."""
+        """Text length and image sizes of an item; of an image only the header is read."""
+        parts = self.item(did).parts
+        return ContentSize(
+            sum(len(part.text) for part in parts if not isinstance(part, ImagePart)),
+            tuple(image_size(part.source, did) for part in parts if isinstance(part, ImagePart)),
+        )
 
     def example(self, split: str, index: int) -> Example:
         """List `index` of a split with its query and items; image bytes are not decoded."""

@@ -16,8 +16,9 @@ from PIL import Image
 from unirank_jax.content import ImagePart, TextPart
 from unirank_jax.datasets.emoji import VENDORS as EMOJI_VENDORS
 from unirank_jax.datasets.furniture_views import VIEWS
-from unirank_jax.datasets.graded import Draft, Thing, all_of, even, one_of, shares, text_of
+from unirank_jax.datasets.graded import Draft, Thing, all_of, one_of, shares, text_of
 from unirank_jax.datasets.icons import VENDORS as ICON_VENDORS
+from unirank_jax.datasets.lists import even
 
 # Views that differ by less than this share of their ink are the same to a reader.
 MIN_DIFFERENCE = 0.3

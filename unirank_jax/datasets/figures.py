@@ -10,8 +10,6 @@ import gzip
 import hashlib
 import io
 import re
-import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,10 +18,9 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from unirank_jax.content import ImagePart, TextPart
-from unirank_jax.datasets.dataset import SourceError
 from unirank_jax.datasets.pages import Block, page_blocks
 from unirank_jax.datasets.records import Item, dup_id_of
-from unirank_jax.datasets.sources import lock
+from unirank_jax.datasets.sources import preflight, unpack
 
 FIGURE_PIXELS = 96
 MIN_SIDE, MIN_AREA = 60, 8000
@@ -32,29 +29,22 @@ MIN_CAPTION, MIN_PASSAGE, MAX_TEXT = 12, 60, 600
 
 @dataclass(frozen=True)
 class Package:
-    """A Debian documentation package: archive, its sha256, and the licence of its documentation.
+    """A Debian documentation package and the licence of its documentation.
 
     `gallery_only`: only figures that an example of the gallery computed are taken.
     """
 
     name: str
-    archive: str
-    sha256: str
     licence: str
     gallery_only: bool = False
 
 
-# Package -> licence of its documentation; the archives themselves are in the lock file.
-PACKAGES = tuple(
-    Package(name, lock()[name].file, lock()[name].sha256, licence, gallery_only)
-    for name, licence, gallery_only in (
-        ("python-sklearn-doc", "BSD-3-Clause", False),
-        ("python-skimage-doc", "BSD-3-Clause", True),
-        ("python-sasmodels-doc", "BSD-3-Clause", False),
-        ("python-lmfit-doc", "Expat", False),
-    )
+PACKAGES = (
+    Package("python-sklearn-doc", "BSD-3-Clause"),
+    Package("python-skimage-doc", "BSD-3-Clause", gallery_only=True),
+    Package("python-sasmodels-doc", "BSD-3-Clause"),
+    Package("python-lmfit-doc", "Expat"),
 )
-
 LICENCES = {package.name: package.licence for package in PACKAGES}
 
 # Examples that show other people's pictures: faces, photographs, handwriting of named sets.
@@ -104,9 +94,10 @@ def read_figures(raw: Path) -> list[Figure]:
     `raw` is a folder for archives and unpacked files. Raises SourceError where an archive is
     missing and cannot be fetched, or is not the one that the data is defined by.
     """
+    preflight((package.name for package in PACKAGES), raw)
     figures: list[Figure] = []
     for package in PACKAGES:
-        root = unpack(package, raw)
+        root = unpack(package.name, raw)
         figures += _package_figures(package, root)
     unique: dict[str, Figure] = {}
     for figure in figures:
@@ -114,32 +105,9 @@ def read_figures(raw: Path) -> list[Figure]:
     return sorted(unique.values(), key=lambda figure: figure.unit_id)
 
 
-def unpack(package: Package, raw: Path) -> Path:
-    """Fetch (if absent), verify and unpack a package; returns the folder of its files."""
-    archive = raw / package.archive
-    folder = raw / "unpacked" / package.name
-    if not archive.is_file():
-        _fetch(package, raw)
-    actual = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if actual != package.sha256:
-        raise SourceError(
-            f"{archive}: sha256 is {actual}, expected {package.sha256}; remove the file and build "
-            "again, or use Debian 12, whose archive serves this version"
-        )
-    if not folder.is_dir():
-        if shutil.which("dpkg-deb") is None:
-            raise SourceError("dpkg-deb is missing; the figures need the tools of Debian 12")
-        temporary = folder.with_name(f".{package.name}.unpacking")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        subprocess.run(["dpkg-deb", "-x", str(archive), str(temporary)], check=True)
-        temporary.rename(folder)
-    return folder
-
-
 def licence_text(package: Package, raw: Path) -> str:
     """The copyright file of a package, to be passed on with what is built from it."""
-    path = unpack(package, raw) / "usr/share/doc" / package.name / "copyright"
+    path = unpack(package.name, raw) / "usr/share/doc" / package.name / "copyright"
     return path.read_text(encoding="utf-8")
 
 
@@ -179,23 +147,6 @@ def square_figure(image: Image.Image) -> bytes:
         small.save(buffer, **options)
         encoded.append(buffer.getvalue())
     return min(encoded, key=len)
-
-
-def _fetch(package: Package, raw: Path) -> None:
-    if shutil.which("apt-get") is None:
-        raise SourceError(
-            f"{raw / package.archive} is missing and there is no apt-get; the figures need "
-            f"Debian 12 or its tools, or the file {package.archive} of its archive"
-        )
-    raw.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        ["apt-get", "download", package.name], cwd=raw, capture_output=True, text=True
-    )
-    if done.returncode != 0 or not (raw / package.archive).is_file():
-        raise SourceError(
-            f"apt-get download {package.name} did not give {package.archive}; run apt-get update "
-            f"on Debian 12. It said: {done.stderr.strip()[-300:]}"
-        )
 
 
 def _package_figures(package: Package, root: Path) -> list[Figure]:

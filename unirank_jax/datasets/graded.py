@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from unirank_jax.content import ImagePart, Part, TextPart, modality
-from unirank_jax.datasets.lists import LIST_LENGTH, Unit, add_negatives, contents_of
+from unirank_jax.datasets.lists import Unit, add_negatives, contents_of, even, rank_list
 from unirank_jax.datasets.records import (
     Item,
     Query,
@@ -89,14 +89,6 @@ def item_maker(unit_id: str, family: str, split_id: str) -> ItemMaker:
         )
 
     return make
-
-
-def even(*kinds: str, length: int = LIST_LENGTH) -> dict[str, int]:
-    """A list shared out evenly among kinds, so that none of them gives the answer away."""
-    return {
-        kind: length // len(kinds) + (place < length % len(kinds))
-        for place, kind in enumerate(kinds)
-    }
 
 
 def one_of(
@@ -175,12 +167,7 @@ def complete(
     if any(wanted.values()):
         return None
     rng.shuffle(chosen)
-    return query, RankList(
-        qid=qid,
-        dids=tuple(item.did for item, _, _ in chosen),
-        grades=tuple(grade for _, grade, _ in chosen),
-        neg_types=tuple(origin for _, _, origin in chosen),
-    )
+    return query, rank_list(qid, chosen)
 
 
 def neighbours_by(

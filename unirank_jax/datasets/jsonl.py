@@ -19,14 +19,12 @@ from unirank_jax.datasets.dataset import Dataset, DatasetError
 from unirank_jax.datasets.jsonl_line import ParsedLine, parse_line
 from unirank_jax.datasets.records import (
     SPLITS,
-    ContentSize,
     Example,
     Item,
     Query,
     RankList,
     split_of,
 )
-from unirank_jax.images import image_size
 
 MAX_PROBLEMS_SHOWN = 20
 RECENT_LINES = 64
@@ -158,13 +156,6 @@ class JsonlDataset(Dataset):
 
     def items_of(self, split: str) -> Sequence[Item]:
         return _Lazy(list(self._of_split(self._split_items, split)), self.item)
-
-    def size(self, did: str) -> ContentSize:
-        parts = self.item(did).parts
-        return ContentSize(
-            sum(len(part.text) for part in parts if not isinstance(part, ImagePart)),
-            tuple(image_size(p.source, did) for p in parts if isinstance(p, ImagePart)),
-        )
 
     def _of_split(self, table: dict[str, Any], split: str) -> Any:
         if split not in table:

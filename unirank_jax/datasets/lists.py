@@ -152,12 +152,13 @@ def make_list(
         split_id=unit.split_id,
         dup_id=dup_id_of(*contents_of(parts)),
     )
-    return query, RankList(
-        qid=qid,
-        dids=tuple(item.did for item, _, _ in chosen),
-        grades=tuple(grade for _, grade, _ in chosen),
-        neg_types=tuple(origin for _, _, origin in chosen),
-    )
+    return query, rank_list(qid, chosen)
+
+
+def rank_list(qid: str, chosen: Sequence[tuple[Item, int, str]]) -> RankList:
+    """A list from items with grade and origin, in their order."""
+    dids, grades, origins = zip(*((i.did, g, o) for i, g, o in chosen), strict=True)
+    return RankList(qid, dids, grades, origins)
 
 
 def add_negatives(
@@ -190,15 +191,17 @@ def add_negatives(
 
 
 def room(kind: ListKind) -> Counter[str]:
-    """How many candidates of each kind a list has: both halves shared out as evenly as it goes."""
-    halves = ((kind.images, IMAGES_PER_LIST), (kind.texts, LIST_LENGTH - IMAGES_PER_LIST))
-    return Counter(
-        {
-            name: count // len(names) + (place < count % len(names))
-            for names, count in halves
-            for place, name in enumerate(names)
-        }
-    )
+    """How many candidates of each kind a list has: half of them images, both halves even."""
+    texts = even(*kind.texts, length=LIST_LENGTH - IMAGES_PER_LIST)
+    return Counter(even(*kind.images, length=IMAGES_PER_LIST) | texts)
+
+
+def even(*kinds: str, length: int = LIST_LENGTH) -> dict[str, int]:
+    """Places shared out evenly among kinds, so that none of them gives the answer away."""
+    return {
+        kind: length // len(kinds) + (place < length % len(kinds))
+        for place, kind in enumerate(kinds)
+    }
 
 
 def molecule_neighbours(units: Sequence[Unit]) -> Neighbours:

@@ -26,6 +26,7 @@ from unirank_jax.datasets.lists import (
 )
 from unirank_jax.datasets.molecules import Molecule
 from unirank_jax.datasets.records import SPLITS, Query, RankList, hash_number, split_of
+from unirank_jax.datasets.sources import lock
 from unirank_jax.datasets.writer import write_dataset
 
 INSTRUCTIONS = {
@@ -214,7 +215,7 @@ def licence_notices(raw: Path) -> str:
         raise SourceError("chemicals carries no licence file; reinstall it")
     sections = [("chemicals " + molecule_source.PINNED_VERSION, names[0].read_text())]
     sections += [
-        (package.archive, figure_source.licence_text(package, raw))
+        (lock()[package.name].file, figure_source.licence_text(package, raw))
         for package in figure_source.PACKAGES
     ]
     rule = "=" * 78

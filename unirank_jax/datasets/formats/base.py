@@ -17,8 +17,7 @@ from unirank_jax.content import ImagePart, Part
 from unirank_jax.datasets.dataset import Dataset, DatasetError
 from unirank_jax.datasets.formats.problems import FormatError
 from unirank_jax.datasets.formats.tables import Table
-from unirank_jax.datasets.records import SPLITS, ContentSize, Item
-from unirank_jax.images import image_size
+from unirank_jax.datasets.records import SPLITS, Item
 
 SPLIT_NAMES = {
     "train": "train",
@@ -93,13 +92,6 @@ class FormatDataset(Dataset):
 
     def _settings(self) -> str:
         return ""
-
-    def size(self, did: str) -> ContentSize:
-        parts = self.item(did).parts
-        return ContentSize(
-            sum(len(part.text) for part in parts if not isinstance(part, ImagePart)),
-            tuple(image_size(p.source, did) for p in parts if isinstance(p, ImagePart)),
-        )
 
     def _of_split(self, table: Mapping[str, Any], split: str) -> Any:
         if split not in table:
