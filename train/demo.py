@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         "--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="for train.sft"
     )
     parser.add_argument(
-        "--lists", type=int, default=700, help="test lists measured (default: %(default)s)"
+        "--lists", type=int, default=560, help="test lists measured (default: %(default)s)"
     )
     parser.add_argument(
         "--shown", type=int, default=12, help="ranked lists on the page (default: %(default)s)"
