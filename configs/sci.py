@@ -1,7 +1,8 @@
 """Stage 1 on scientific lists (molecules and captioned figures).
 
     python -m train.sft --config configs/sci.py          # tiny, embedded sample, any machine
-    python -m train.sft --config configs/sci.py:open --set data.source=DIR  # the shipped default
+    python -m train.sft --config configs/sci.py:open --set data.source=DIR  # the shipped default,
+    python -m train.sft --config configs/sci.py:open_lists --set data.source=DIR model.init=FIRST
     python -m train.sft --config configs/sci.py:2b       # Qwen3-VL-2B, full tuning, on a pod
     python -m train.sft --config configs/sci.py:8b       # Qwen3-VL-8B, full tuning, on a pod
     python -m train.sft --config configs/sci.py:2b_lora  # adapters, fits one 24 GB GPU
@@ -96,6 +97,26 @@ def open_sources() -> TrainConfig:
     )
 
 
+def open_lists() -> TrainConfig:
+    """The second leg of the embedded default: longer lists and a listwise loss.
+
+    It starts from the exported first leg. The listwise term works across modalities: what the
+    first leg lacked was the order of texts against images of one list.
+    """
+    first = open_sources()
+    return replace(
+        first,
+        name="sci_open_lists",
+        model=replace(first.model, init="runs/sci-open-exported"),
+        data=replace(first.data, list_size=12, min_other_modality=4),
+        batch=BatchSettings(lists=12, accumulate=1),
+        loss={"bce": 0.5, "softmax": 1.0},
+        optimizer=replace(first.optimizer, lr=8e-4),
+        schedule=ScheduleSettings(steps=3200, warmup_steps=40, final_fraction=0.02),
+        evaluation=replace(first.evaluation, every_steps=800, lists=400),
+    )
+
+
 def published(name: str, init: str) -> TrainConfig:
     """What the published sizes share: full tuning in bfloat16 with float32 masters, on a pod."""
     base = tiny()
@@ -156,6 +177,13 @@ def two_b_lora() -> TrainConfig:
 
 
 def get_config(argument: str | None = None) -> TrainConfig:
-    """`tiny` (default), `open`, `2b`, `8b` or `2b_lora`."""
-    sizes = {"tiny": tiny, "open": open_sources, "2b": two_b, "8b": eight_b, "2b_lora": two_b_lora}
+    """`tiny` (default), `open`, `open_lists`, `2b`, `8b` or `2b_lora`."""
+    sizes = {
+        "tiny": tiny,
+        "open": open_sources,
+        "open_lists": open_lists,
+        "2b": two_b,
+        "8b": eight_b,
+        "2b_lora": two_b_lora,
+    }
     return choose(argument, sizes, "tiny")
