@@ -36,11 +36,7 @@ def tiny() -> PretrainConfig:
         init="",
         source="sample:sci",
         tokenizer="",
-        instructions={
-            "drawing": "Given a compound, retrieve its structure drawing or its record.",
-            "figure": "Given a description or a figure of a manual, retrieve what belongs to it.",
-        },
-        pools={"drawing": 56, "figure": 8},
+        pools={"molecule": 56, "figure": 8},
         prompt_id="unirank-native-1",
         max_tokens=320,
         max_query_tokens=32,

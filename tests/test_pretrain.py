@@ -27,7 +27,7 @@ from unirank_jax.model import Model, encode_images, vocabulary_logits
 from unirank_jax.reranker import load as load_reranker
 
 CONFIG = "configs/sci_pretrain.py"
-FEW = ["pairs.units=8", "pools.drawing=6", "pools.figure=2", "evaluation_batches=1"]
+FEW = ["pairs.units=8", "pools.molecule=6", "pools.figure=2", "evaluation_batches=1"]
 
 
 def small() -> ModelConfig:
@@ -47,11 +47,25 @@ def sampler() -> PairSampler:
 
 
 def test_units_join_what_shows_one_object() -> None:
-    units = units_of(sample("sci"), "valid", {"drawing": "find", "figure": None})
-    drawings = [unit for unit in units if unit.kind == "drawing"]
-    assert len(drawings) > 300 and all(len(unit.texts) >= 2 for unit in drawings)
-    assert all("CAS" in unit.texts[1] and "CAS" not in unit.texts[0] for unit in drawings)
-    assert {unit.instruction for unit in drawings} == {"find"}
+    units = units_of(sample("sci"), "valid")
+    molecules = [unit for unit in units if unit.domain == "molecule"]
+    assert len(molecules) > 300 and all({"name", "card"} <= unit.texts.keys() for unit in molecules)
+    assert all("CAS" in u.texts["card"] and "CAS" not in u.texts["name"] for u in molecules)
+    assert all(next(iter(unit.texts)) == "name" for unit in molecules), "the defining text leads"
+    assert {unit.instruction for unit in molecules} == {
+        "Given a compound, retrieve its structure drawing or its record."
+    }
+    assert all(len(unit.images) == 1 for unit in molecules)
+
+
+def test_another_image_of_the_object_may_ask(sampler: PairSampler) -> None:
+    pools = [([replace(u, images=u.images * 2) for u in units], n) for units, n in sampler.pools]
+    settings = replace(sampler.settings, image_query_share=1.0)
+    several = PairSampler(pools, sampler.prompt, sampler.config, settings, 0)
+    arrays = several.arrays(0)
+    assert arrays["images"].lengths.shape[1] == 16 and not arrays["image_query"].any()
+    alone = PairSampler(sampler.pools, sampler.prompt, sampler.config, settings, 0).arrays(0)
+    assert alone["images"].lengths.shape[1] == 8 and alone["image_query"].all()
 
 
 def test_batches_depend_on_the_number_alone(sampler: PairSampler) -> None:
@@ -61,7 +75,7 @@ def test_batches_depend_on_the_number_alone(sampler: PairSampler) -> None:
             np.testing.assert_array_equal(a, b)
     assert not np.array_equal(first["caption"].tokens, other["caption"].tokens)
     units = sampler.draw(3)
-    assert len({id(unit.image) for unit in units}) == 8
+    assert len({id(unit.images[0]) for unit in units}) == 8
 
 
 def test_training_images_are_moved_and_others_are_not(sampler: PairSampler) -> None:

@@ -65,8 +65,7 @@ class PretrainConfig:
     init: str  # "" = random weights, "base", or the workdir or exported folder of a pretraining
     source: str  # "sample:sci", or a dataset folder
     tokenizer: str  # "" = the embedded one, or a tokenizer.json
-    instructions: dict[str, str]  # kind of the image item -> instruction; "" = the default one
-    pools: dict[str, int]  # kind of the image item -> objects per batch
+    pools: dict[str, int]  # domain of the lists -> objects per batch
     prompt_id: str
     max_tokens: int
     max_query_tokens: int
@@ -106,14 +105,13 @@ def make_prompt(config: PretrainConfig, model: ModelConfig) -> Prompt:
 def make_sampler(
     config: PretrainConfig, model: ModelConfig, prompt: Prompt, dataset: Dataset, split: str
 ) -> PairSampler:
-    """Batches of a split. Raises ValueError when a kind of the configuration has no objects."""
-    instructions = {kind: text or None for kind, text in config.instructions.items()}
-    units = units_of(dataset, split, instructions)
-    pools = [([u for u in units if u.kind == kind], n) for kind, n in config.pools.items()]
-    for (found, wanted), kind in zip(pools, config.pools, strict=True):
+    """Batches of a split. Raises ValueError when a domain has fewer objects than a batch takes."""
+    units = units_of(dataset, split)
+    pools = [([u for u in units if u.domain == domain], n) for domain, n in config.pools.items()]
+    for (found, wanted), domain in zip(pools, config.pools, strict=True):
         if len(found) < wanted:
             raise ValueError(
-                f"pools.{kind}: {wanted} objects per batch, {len(found)} are in split {split!r}; "
+                f"pools.{domain}: {wanted} objects per batch, {len(found)} are in split {split!r}; "
                 "lower it or choose another source"
             )
     pairs = config.pairs

@@ -20,20 +20,24 @@ from unirank_jax.batch import empty_rows
 from unirank_jax.config import ModelConfig
 from unirank_jax.content import ImagePart, Part, TextPart
 from unirank_jax.datasets.dataset import Dataset
+from unirank_jax.datasets.records import Item, Query, normalized_text
 from unirank_jax.images import Patches, decode, to_patches
 from unirank_jax.packing import Slots, fill
 from unirank_jax.prompt import Encoded, Prompt
 
+ALIKE_BY_SPLIT = ("molecule",)  # domains whose split groups hold objects that look alike
+
 
 @dataclass(frozen=True)
 class Unit:
-    """One object: an image and what is written about it, the defining text first."""
+    """One object: its images, what is written about it by kind (the defining text first), and
+    the queries' instruction."""
 
-    image: ImagePart
-    texts: tuple[str, ...]
-    kind: str  # of the image item
+    domain: str
+    images: tuple[ImagePart, ...]
+    texts: dict[str, str]
     family: str
-    group: int  # objects of one group look alike by nature (stereoisomers)
+    group: int  # objects of one group cannot be told apart: neither right nor wrong for each other
     instruction: str | None
 
 
@@ -54,31 +58,53 @@ class PairSettings:
     shift: float  # ... and moved by up to this share of their side, so that places do not matter
 
 
-def units_of(dataset: Dataset, split: str, instructions: dict[str, str | None]) -> list[Unit]:
-    """Every object of a split that has an image and at least one text.
+def units_of(dataset: Dataset, split: str) -> list[Unit]:
+    """Every object of a split that has an image, a text, and lists that ask about it.
 
-    `instructions`: item kind -> instruction of the queries about such an object.
+    The texts are those of its queries (a title that no candidate shows is one of them), then
+    those of its items; their kinds are what stands before the arrow of the query's kind, and the
+    items' kinds.
     """
-    images: dict[str, Any] = {}
-    texts: dict[str, list[str]] = defaultdict(list)
+    texts: dict[str, dict[str, str]] = defaultdict(dict)
+    asked: dict[str, Query] = {}
+    for ranked in dataset.lists(split):
+        query = dataset.query(ranked.qid)
+        asked.setdefault(query.unit_id, query)
+        if all(isinstance(part, TextPart) for part in query.parts):
+            _add(texts[query.unit_id], query.kind.partition("->")[0], query.parts)
+    images: dict[str, list[Item]] = defaultdict(list)
     for item in dataset.items_of(split):
-        if item.modality == "image" and item.unit_id not in images:
-            images[item.unit_id] = item
+        if item.modality == "image":
+            images[item.unit_id].append(item)
         elif item.modality == "text":
-            texts[item.unit_id] += [p.text for p in item.parts if isinstance(p, TextPart)]
+            _add(texts[item.unit_id], item.kind, item.parts)
     return [
         Unit(
-            image=next(part for part in item.parts if isinstance(part, ImagePart)),
-            texts=tuple(texts[unit_id]),
-            kind=item.kind,
-            family=item.family,
-            group=zlib.crc32((item.dup_id if item.kind == "figure" else item.split_id).encode())
-            & 0x7FFFFFFF,
-            instruction=instructions.get(item.kind),
+            domain=asked[unit_id].domain,
+            images=tuple(part for i in items for part in i.parts if isinstance(part, ImagePart)),
+            texts=texts[unit_id],
+            family=items[0].family,
+            group=_group(items[0], asked[unit_id].domain, texts[unit_id]),
+            instruction=asked[unit_id].instruction,
         )
-        for unit_id, item in images.items()
-        if texts[unit_id]
+        for unit_id, items in images.items()
+        if unit_id in asked and texts[unit_id]
     ]
+
+
+def _add(texts: dict[str, str], kind: str, parts: Sequence[Part]) -> None:
+    """A text under its kind, unless it is there already."""
+    text = "\n".join(part.text for part in parts if isinstance(part, TextPart))
+    if text not in texts.values():
+        texts.setdefault(kind, text)
+
+
+def _group(item: Item, domain: str, texts: dict[str, str]) -> int:
+    """A number for what cannot be told apart: stereoisomers, and objects of the same name."""
+    name = (
+        item.split_id if domain in ALIKE_BY_SPLIT else normalized_text(next(iter(texts.values())))
+    )
+    return zlib.crc32(name.encode()) & 0x7FFFFFFF
 
 
 class PairSampler:
@@ -98,6 +124,8 @@ class PairSampler:
         if sum(count for _, count in self.pools) != settings.units:
             raise ValueError(f"the pools must give {settings.units} objects together")
         self.families = [_families(units, settings.family_size) for units, _ in self.pools]
+        several = any(len(unit.images) > 1 for units, _ in self.pools for unit in units)
+        self.query_images = round(settings.units * settings.image_query_share) if several else 0
         instructions = {unit.instruction for units, _ in self.pools for unit in units}
         self.statics = {i: prompt.static(i) for i in sorted(instructions, key=str)}
         self.image = lru_cache(maxsize=65536)(lambda part: decode(part.source, "image"))
@@ -126,7 +154,7 @@ class PairSampler:
         rng = np.random.default_rng([self.seed, number, 1])
         units = self.draw(number)
         count = len(units)
-        slots = Slots(self.config, count, sizes.patches)
+        slots = Slots(self.config, count + self.query_images, sizes.patches)
         static = empty_rows(len(self.statics), max(len(s.tokens) for s in self.statics.values()))
         starts = {}
         for at, (instruction, encoded) in enumerate(self.statics.items()):
@@ -138,22 +166,29 @@ class PairSampler:
         query_length, image_length, text_length = np.zeros((3, 1, count), np.int32)
         spoken = np.zeros((1, count, sizes.caption_tokens), bool)
         own, echoed = np.zeros((1, count), bool), np.zeros((1, count, sizes.text_tokens), bool)
-        moved = [to_patches(self._move(self.image(u.image), rng), prompt.spec) for u in units]
+        shown = [int(rng.integers(len(unit.images))) for unit in units]
+        moved = [self._patches(u.images[i], rng) for u, i in zip(units, shown, strict=True)]
+        room = self.query_images
         for at, (unit, patches) in enumerate(zip(units, moved, strict=True)):
-            order = rng.permutation(len(unit.texts))
+            order = [list(unit.texts)[i] for i in rng.permutation(len(unit.texts))]
             by_image = bool(rng.random() < sizes.image_query_share)
+            rest = [image for i, image in enumerate(unit.images) if i != shown[at]]
+            other_image = by_image and room > 0 and len(rest) > 0
             asked: Part | Patches = patches if by_image else TextPart(unit.texts[order[0]])
+            if other_image:  # another drawing of the object asks for this one
+                asked, room = self._patches(rest[rng.integers(len(rest))], rng), room - 1
             others = order if by_image else order[1:]
             index[0, at], start = starts[unit.instruction]
-            image_query[0, at] = by_image
+            image_query[0, at] = by_image and not other_image
             asking = self._query(asked, unit.instruction)
             if len(asking.tokens) > sizes.query_tokens:
                 raise ValueError(
                     f"pairs.query_tokens: {sizes.query_tokens}, a query takes "
                     f"{len(asking.tokens)}; raise it or lower max_query_tokens"
                 )
-            by_text = len(others) > 0 and (by_image or bool(rng.random() < 0.5))
-            kind = int(others[0]) if by_text else None
+            same_image = bool(image_query[0, at])
+            by_text = len(others) > 0 and (same_image or bool(rng.random() < 0.5))
+            kind = others[0] if by_text else None
             owner = self._owner(units, at, kind, rng)
             own[0, at] = owner == at
             offered: Part | Patches = (
@@ -165,7 +200,8 @@ class PairSampler:
             if kind is not None and owner == at:
                 echoed[0, at, 1 : len(row.tokens) - prompt.suffix_length + 1] = True
             fill(pair, at, _join(asking, row), self.config, slots, start)
-            row = prompt.candidate([patches, TextPart(unit.texts[0])], "caption", 0)
+            defining = TextPart(next(iter(unit.texts.values())))
+            row = prompt.candidate([patches, defining], "caption", 0)
             row = _shorten(row, sizes.caption_tokens, prompt.suffix_length)
             fill(caption, at, row, self.config, slots, 0)
             end = int(np.flatnonzero(row.tokens == self.config.vision_end_id)[0])
@@ -195,19 +231,19 @@ class PairSampler:
         }
 
     def _owner(
-        self, units: Sequence[Unit], at: int, kind: int | None, rng: np.random.Generator
+        self, units: Sequence[Unit], at: int, kind: str | None, rng: np.random.Generator
     ) -> int:
         """Whose candidate follows query `at`: its own object's half of the time, else another's.
 
-        Look-alikes first. `kind` is the place of the text that is offered, None for the image.
+        Look-alikes first. `kind` is that of the text that is offered, None for the image.
         """
         unit = units[at]
         others = [
             i
             for i, other in enumerate(units)
-            if other.kind == unit.kind
+            if other.domain == unit.domain
             and other.group != unit.group
-            and (kind is None or kind < len(other.texts))
+            and (kind is None or kind in other.texts)
         ]
         alike = [i for i in others if units[i].family == unit.family]
         if not others or rng.random() < 0.5:
@@ -219,6 +255,9 @@ class PairSampler:
         whole = self.prompt.prefix([part], instruction)
         skip = len(self.statics[instruction].tokens)
         return Encoded(whole.tokens[skip:], whole.images, whole.truncated, whole.where)
+
+    def _patches(self, image: ImagePart, rng: np.random.Generator) -> Patches:
+        return to_patches(self._move(self.image(image), rng), self.prompt.spec)
 
     def _move(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         """The image turned, scaled and shifted at random, on white."""

@@ -1,0 +1,52 @@
+"""Stage 1 on design lists (furniture drawings, emoji, icons, clip art).
+
+    python -m train.sft --config configs/design.py --set data.source=DIR  # tiny, any machine
+    python -m train.sft --config configs/design.py:2b       # Qwen3-VL-2B, full tuning, on a pod
+    python -m train.sft --config configs/design.py:8b       # Qwen3-VL-8B, full tuning, on a pod
+    python -m train.sft --config configs/design.py:2b_lora  # adapters, fits one 24 GB GPU
+
+`DIR` is what `python -m unirank_jax.datasets.build design --out DIR` wrote. The tiny model starts
+from the base that `configs/design_pretrain.py` makes. The same command again resumes.
+"""
+
+from dataclasses import replace
+
+from configs import sci
+from train.config import CheckpointSettings, ScheduleSettings, TrainConfig, choose
+
+SOURCE = "data/design"
+
+
+def tiny() -> TrainConfig:
+    """The try-out model: longer lists and the listwise loss of `configs/sci.py:open_lists`."""
+    base = sci.open_lists()
+    return replace(
+        base,
+        name="design_tiny",
+        model=replace(base.model, init="runs/design-base/exported"),
+        data=replace(base.data, source=SOURCE),
+        optimizer=replace(base.optimizer, lr=1e-3),
+        schedule=ScheduleSettings(steps=2400, warmup_steps=40, final_fraction=0.02),
+        evaluation=replace(base.evaluation, every_steps=600),
+        checkpoint=CheckpointSettings(every_steps=125, keep=2),
+    )
+
+
+def of_size(base: TrainConfig) -> TrainConfig:
+    """A published size of `configs/sci.py` on the design lists."""
+    return replace(
+        base,
+        name=base.name.replace("sci", "design"),
+        data=replace(base.data, source=SOURCE),
+    )
+
+
+def get_config(argument: str | None = None) -> TrainConfig:
+    """`tiny` (default), `2b`, `8b` or `2b_lora`."""
+    sizes = {
+        "tiny": tiny,
+        "2b": lambda: of_size(sci.two_b()),
+        "8b": lambda: of_size(sci.eight_b()),
+        "2b_lora": lambda: of_size(sci.two_b_lora()),
+    }
+    return choose(argument, sizes, "tiny")

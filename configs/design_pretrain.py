@@ -1,0 +1,35 @@
+"""Visual pretraining on the design domain, from the base that ships with the package.
+
+    python -m train.pretrain --config configs/design_pretrain.py --set source=DIR \\
+        --workdir runs/design-base
+
+`DIR` is what `python -m unirank_jax.datasets.build design --out DIR` wrote. The base has seen
+molecules and figures only; here it learns furniture, emoji, icons and clip art: another drawing of
+the same thing asks as often as its name does. Published sizes need no pretraining.
+"""
+
+from dataclasses import replace
+
+from configs import sci_pretrain
+from train.config import CheckpointSettings, ScheduleSettings, choose
+from train.pretrain import PretrainConfig
+
+
+def tiny() -> PretrainConfig:
+    """The only leg."""
+    base = sci_pretrain.tiny()
+    return replace(
+        base,
+        name="design_pretrain",
+        init="base",
+        source="data/design",
+        pools={"icon": 28, "emoji": 14, "furniture": 12, "clipart": 10},
+        pairs=replace(base.pairs, turn=10.0, image_query_share=0.5),
+        schedule=ScheduleSettings(steps=1500, warmup_steps=40, final_fraction=0.05),
+        evaluate_every=500,
+        checkpoint=CheckpointSettings(every_steps=250, keep=2),
+    )
+
+
+def get_config(argument: str | None) -> PretrainConfig:
+    return choose(argument, {"tiny": tiny}, "tiny")
