@@ -2,7 +2,6 @@
 
     python -m train.sft --config configs/sci.py          # tiny, embedded sample, any machine
     python -m train.sft --config configs/sci.py:open --set data.source=DIR  # the shipped default
-        # and, from its export:
     python -m train.sft --config configs/sci.py:open_lists --set data.source=DIR model.init=FIRST
     python -m train.sft --config configs/sci.py:2b       # Qwen3-VL-2B, full tuning, on a pod
     python -m train.sft --config configs/sci.py:8b       # Qwen3-VL-8B, full tuning, on a pod

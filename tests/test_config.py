@@ -158,3 +158,16 @@ def test_the_command_line() -> None:
     assert arguments.workdir == "runs/sft-sci-tiny"
     arguments = parse("sft", "what it does", "configs/sci.py", ["--config", "x/design.py:2b"])
     assert arguments.workdir == "runs/sft-design-2b"
+
+
+def test_a_config_file_may_import_its_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    design = Path(SCI).with_name("design.py")
+    assert load(f"{design}:8b").name == "design_8b"
+    assert load(str(design)).loss == {"bce": 0.5, "softmax": 1.0}
+    alone = tmp_path / "mine.py"
+    alone.write_text("from configs_elsewhere import sci\n")
+    with pytest.raises(ConfigError, match=r"mine\.py: No module named 'configs_elsewhere'; keep"):
+        load(str(alone))

@@ -12,6 +12,7 @@ import difflib
 import hashlib
 import json
 import runpy
+import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -173,13 +174,27 @@ def load(spec: str, overrides: Sequence[str] = ()) -> Any:
     if not Path(path).is_file():
         near = sorted(str(p) for p in Path(path).parent.glob("*.py")) or ["none"]
         raise ConfigError(f"--config: {path} is not a file; found beside it: {', '.join(near)}")
-    get_config = runpy.run_path(path).get("get_config")
+    get_config = _run(Path(path)).get("get_config")
     if not callable(get_config):
         raise ConfigError(f"--config: {path} defines no get_config(argument); add one")
     config = get_config(argument)
     if not dataclasses.is_dataclass(config):
         raise ConfigError(f"--config: get_config of {path} must return a dataclass")
     return override(config, overrides)
+
+
+def _run(path: Path) -> dict[str, Any]:
+    """The names that a config file defines; it may import its neighbours, as `configs.sci`."""
+    folder = str(path.resolve().parent.parent)
+    sys.path.insert(0, folder)
+    try:
+        return runpy.run_path(str(path))
+    except ImportError as error:
+        raise ConfigError(
+            f"--config: {path}: {error}; keep a copied file beside those it imports"
+        ) from None
+    finally:
+        sys.path.remove(folder)
 
 
 def split_spec(spec: str) -> tuple[str, str | None]:
