@@ -23,7 +23,7 @@ from unirank_jax.config import ModelConfig, TextConfig, VisionConfig
 from unirank_jax.keys import entries, flatten, to_theirs
 from unirank_jax.layers import Compute
 from unirank_jax.model import Model, score
-from unirank_jax.packing import needs, pack
+from unirank_jax.packing import compact_needs, needs, pack
 from unirank_jax.weights import load_model
 
 torchvision_ops.declare()
@@ -209,10 +209,21 @@ def torch_logits(
 # -------------------------------------------------------------------------------------- our side
 
 
+LAYOUTS = {
+    "whole rows": {"shared": False},
+    "shared prefix": {"shared": True},
+    "shared prefix, no padding": {"shared": True, "compact": True},
+}
+
+
 def pack_pairs(
-    config: ModelConfig, pairs: Sequence[tuple[Sequence_, Sequence_]], shared: bool
+    config: ModelConfig,
+    pairs: Sequence[tuple[Sequence_, Sequence_]],
+    shared: bool,
+    compact: bool = False,
 ) -> Batch:
-    """One batch; `shared` puts each distinct prefix in the prefix rows, else all in the rows."""
+    """One batch; `shared` puts each distinct prefix in the prefix rows, else all in the rows.
+    `compact` computes the tokens and patches that exist, not the padding."""
     if shared:
         prefixes = list({id(prefix): prefix for prefix, _ in pairs}.values())
         index = [[p is prefix for p in prefixes].index(True) for prefix, _ in pairs]
@@ -221,6 +232,9 @@ def pack_pairs(
         prefixes, index = [Sequence_(np.zeros(0, np.int32))], [0] * len(pairs)
         candidates = [prefix + candidate for prefix, candidate in pairs]
     bucket = needs(prefixes, candidates)
+    if compact:
+        bucket = compact_needs(prefixes, candidates, lambda digest: 0)
+        bucket = replace(bucket, cells=bucket.cells + 7, patch_cells=bucket.patch_cells + 12)
     # Padding everywhere: one more prefix, row and image slot, and odd extra lengths.
     padded = replace(
         bucket,

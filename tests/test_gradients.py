@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from parity_models import (
+    LAYOUTS,
     Twin,
     exact_arithmetic,
     gradient_errors,
@@ -43,12 +44,12 @@ def loss_weights(count: int) -> np.ndarray:
     return np.random.default_rng(1).normal(size=count).astype(np.float32)
 
 
-@pytest.mark.parametrize("shared", [False, True], ids=["whole rows", "shared prefix"])
-def test_gradients_equal_torch(twin: Twin, shared: bool) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradients_equal_torch(twin: Twin, layout: str) -> None:
     pairs = mixed_pairs(twin.config)
     weights = loss_weights(len(pairs))
     expected = torch_gradients(twin.theirs, pairs, weights)
-    batch = pack_pairs(twin.config, pairs, shared)
+    batch = pack_pairs(twin.config, pairs, **LAYOUTS[layout])
     errors = gradient_errors(our_gradients(twin.ours, batch, weights), expected)
     wrong = {key: error for key, error in errors.items() if not error < TOLERANCE}
     assert not wrong, wrong

@@ -24,6 +24,7 @@ HOST = (
     "images",
     "packing",
     "batch",
+    "buckets",
     "metrics",
     "significance",
     "config",

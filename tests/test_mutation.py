@@ -113,10 +113,9 @@ def attention_with(**changed: Any) -> Callable[[Any], Callable[[pytest.MonkeyPat
 def prefix_padding_visible(patch: pytest.MonkeyPatch) -> None:
     real = attention.attend
 
-    def wrong(*arguments: Any, prefix: Any = None, **options: Any) -> jax.Array:
-        if prefix is not None:
-            prefix = prefix._replace(lengths=prefix.lengths * 0 + prefix.k.shape[1])
-        return real(*arguments, prefix=prefix, **options)
+    def wrong(*arguments: Any, prefixes: Any = (), **options: Any) -> jax.Array:
+        seen = [p._replace(lengths=p.lengths * 0 + p.k.shape[1]) for p in prefixes]
+        return real(*arguments, prefixes=seen, **options)
 
     patch.setattr(text, "attend", wrong)
 

@@ -14,6 +14,7 @@ import pytest
 from flax import nnx
 from parity_models import (
     LABEL_IDS,
+    LAYOUTS,
     Twin,
     exact_arithmetic,
     expected_logits,
@@ -50,11 +51,11 @@ def twin(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return make_twin(CONFIGS[request.param], tmp_path_factory.mktemp("model"))
 
 
-@pytest.mark.parametrize("shared", [False, True], ids=["whole rows", "shared prefix"])
-def test_logits_equal_transformers(twin: Twin, shared: bool) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_logits_equal_transformers(twin: Twin, layout: str) -> None:
     pairs = mixed_pairs(twin.config)
     expected = expected_logits(twin, pairs)
-    found = our_logits(twin.ours, pack_pairs(twin.config, pairs, shared), len(pairs))
+    found = our_logits(twin.ours, pack_pairs(twin.config, pairs, **LAYOUTS[layout]), len(pairs))
     assert logit_error(found, expected) < TOLERANCE
 
 

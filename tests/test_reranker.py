@@ -23,10 +23,11 @@ from unirank_jax.config import preset
 from unirank_jax.content import ContentError
 from unirank_jax.engine import MAX_PROGRAMS
 from unirank_jax.hub import WeightsError
+from unirank_jax.intake import TruncationWarning
 from unirank_jax.manifest import Manifest
 from unirank_jax.model import Model
 from unirank_jax.prompt import DEFAULT_INSTRUCTION
-from unirank_jax.reranker import Reranker, ScoringConfig, TruncationWarning, load
+from unirank_jax.reranker import Reranker, ScoringConfig, load
 
 TOKENIZER = Path(unirank_jax.__file__).parent / "assets" / "tokenizer"
 LABEL_IDS = (525, 462)
@@ -110,6 +111,60 @@ def test_a_logit_does_not_depend_on_its_company(model: Reranker, candidates: lis
     for found in (alone, reverse, other_buckets, many):
         np.testing.assert_allclose(found, together, rtol=0, atol=1e-4 * spread)
     assert small.engine.buckets != model.engine.buckets
+
+
+def test_cached_pictures_give_the_same_logits(folder: Path, candidates: list[Any]) -> None:
+    """Cold, warm, and in a corpus where other pictures were seen before; every entry its own."""
+    plain = load(folder, scoring=ScoringConfig(cache_bytes=0))
+    model = load(folder)
+    expected = plain.logits(QUERY, candidates)
+    cold = model.logits(QUERY, candidates)
+    seen = model.engine.features.statistics.misses
+    assert seen > 0 and plain.engine.features.statistics.hits == 0
+    warm = model.logits(QUERY, candidates[::-1])[::-1]
+    assert model.engine.features.statistics.misses == seen, "nothing is encoded again"
+    asked = picture(72, 96, 50)
+    mixed = [*candidates[:5], asked, picture(96, 72, 51), candidates[6]]
+    some = model.logits(asked, mixed)
+    for found, wanted in (
+        (cold, expected),
+        (warm, expected),
+        (some, plain.logits(asked, mixed)),
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4 * expected.std())
+    assert model.engine.features.statistics.misses == seen + 2
+
+
+def test_the_same_size_with_other_pixels_is_another_picture(model: Reranker) -> None:
+    image = picture(48, 48, 60)
+    changed = image.copy()
+    changed.putpixel((20, 20), (1, 2, 3))
+    first, second, again = (model.logits(QUERY, [one])[0] for one in (image, changed, image))
+    assert first == pytest.approx(again, abs=1e-5)
+    assert first != second
+
+
+def test_a_long_list_is_encoded_and_scored_in_portions(folder: Path, candidates: list[Any]) -> None:
+    small = load(folder, scoring=ScoringConfig(token_budget=96, workers=3))
+    given: list[Any] = []
+    for n in range(3):
+        given += [*candidates, "", f"another text {n}", b"no image"]
+    found = small.logits(QUERY, given, on_error="nan")
+    failed = [i for i, one in enumerate(given) if one in ("", b"no image")]
+    assert np.flatnonzero(np.isnan(found)).tolist() == failed
+    whole = load(folder).logits(QUERY, given, on_error="nan")
+    np.testing.assert_allclose(found, whole, rtol=0, atol=1e-4 * np.nanstd(whole))
+    with pytest.raises(ContentError, match=r"^candidates\[24\]"):
+        small.logits(QUERY, given)
+
+
+def test_instructions_are_kept_apart(model: Reranker) -> None:
+    """Static prompts are cached: one never answers for another."""
+    spoken = [None, "Find the opposite.", "Find the opposite of it, and be quick.", None]
+    together = model.logits_many([QUERY] * 4, [["a", "b c"]] * 4, instruction=spoken)
+    alone = [model.logits(QUERY, ["a", "b c"], instruction=one) for one in spoken]
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-4)
+    assert len({tuple(np.round(one, 3)) for one in alone}) == 3
 
 
 def test_programs_are_few_over_mixed_sizes(folder: Path, candidates: list[Any]) -> None:

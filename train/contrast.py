@@ -21,8 +21,10 @@ from unirank_jax.model import (
     embeddings,
     encode_images,
     over_shards,
+    prefix_cache,
     vocabulary_logits,
 )
+from unirank_jax.text import Prefix
 from unirank_jax.vision import Features
 
 Pair = tuple[jax.Array, jax.Array]
@@ -76,11 +78,11 @@ def decode(
 ) -> tuple[Embedded, dict[str, Pair]]:
     """Embeddings of one shard, and (sum, count) of "caption" and "document" in nats per token,
     of "match" in nats per pair, and of "match_right", the share of pairs with the right sign."""
-    _, static = model.text(shard.static, None, compute, collect=True)
-    both, pair = model.text(shard.pair, features, compute, static, shard.static_index, collect=True)
+    static = [Prefix(prefix_cache(model, shard.static, None, compute), shard.static_index)]
+    both, pair = model.text(shard.pair, features, compute, static, collect=True)
     hidden, caption = model.text(shard.caption, features, compute, collect=True)
-    _, text = model.text(shard.text, None, compute, collect=True)
-    assert pair is not None and caption is not None and text is not None
+    text = prefix_cache(model, shard.text, None, compute)
+    assert pair is not None and caption is not None and both is not None and hidden is not None
     vectors = Embedded(
         embeddings(pair, _first(shard.pair, shard.query_length)),
         embeddings(caption, _first(shard.caption, shard.image_length)),

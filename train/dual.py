@@ -19,10 +19,11 @@ from train.baselines import DualEncoder
 from unirank_jax.batch import Batch, Bucket
 from unirank_jax.datasets.records import Item, Query
 from unirank_jax.layers import Compute
-from unirank_jax.model import Model, embeddings, encode_images
+from unirank_jax.model import Model, embeddings, encode_images, prefix_cache
 from unirank_jax.packing import needs, pack
 from unirank_jax.prompt import Encoded, Prompt
 from unirank_jax.reranker import Reranker
+from unirank_jax.text import Prefix
 
 ROWS = 32  # contents per batch
 STEP = 32  # token and patch sizes are multiples of this
@@ -49,10 +50,8 @@ class Embedder:
         for query in queries:
             static = self.prompt.static(query.instruction)
             whole = self.prompt.prefix(query.parts, query.instruction, f"query {query.qid}")
-            own = whole.tokens[len(static.tokens) :]
-            rows.append(
-                (static, Encoded(own, whole.images, whole.truncated, whole.where), len(own))
-            )
+            own = self.prompt.query_part(whole, query.instruction)
+            rows.append((static, own, len(own.tokens)))
         return self._all(rows)
 
     def items(self, items: Sequence[Item]) -> np.ndarray:
@@ -95,11 +94,11 @@ def _embed(graph: Any, compute: Compute, state: Any, batch: Batch, lengths: Any)
     model: Model = nnx.merge(graph, state)
     shard = jax.tree.map(lambda x: x[0], batch)
     features = encode_images(model, shard.images, compute)
-    prefix = None
+    prefixes = []
     if shard.prefix.tokens.shape[-1]:
-        _, prefix = model.text(shard.prefix, None, compute, collect=True)
-    _, cache = model.text(shard.rows, features, compute, prefix, shard.prefix_index, collect=True)
-    assert cache is not None
+        static = prefix_cache(model, shard.prefix, None, compute)
+        prefixes.append(Prefix(static, shard.prefix_index))
+    cache = prefix_cache(model, shard.rows, features, compute, prefixes)
     return embeddings(cache, jnp.arange(shard.rows.tokens.shape[-1]) < lengths[:, None])
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unirank_jax.batch import empty_rows
+from unirank_jax.batch import Bucket, empty_rows
 from unirank_jax.config import ModelConfig
 from unirank_jax.content import ImagePart, Part, TextPart
 from unirank_jax.datasets.dataset import Dataset
@@ -154,7 +154,8 @@ class PairSampler:
         rng = np.random.default_rng([self.seed, number, 1])
         units = self.draw(number)
         count = len(units)
-        slots = Slots(self.config, count + self.query_images, sizes.patches)
+        images = count + self.query_images
+        slots = Slots(self.config, Bucket(0, 0, 0, 0, images, sizes.patches))
         static = empty_rows(len(self.statics), max(len(s.tokens) for s in self.statics.values()))
         starts = {}
         for at, (instruction, encoded) in enumerate(self.statics.items()):
@@ -252,9 +253,7 @@ class PairSampler:
 
     def _query(self, part: Part | Patches, instruction: str | None) -> Encoded:
         """The query's own tokens: what follows the static part of its prefix."""
-        whole = self.prompt.prefix([part], instruction)
-        skip = len(self.statics[instruction].tokens)
-        return Encoded(whole.tokens[skip:], whole.images, whole.truncated, whole.where)
+        return self.prompt.query_part(self.prompt.prefix([part], instruction), instruction)
 
     def _patches(self, image: ImagePart, rng: np.random.Generator) -> Patches:
         return to_patches(self._move(self.image(image), rng), self.prompt.spec)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unirank_jax.content import ContentError as ContentError
+    from unirank_jax.intake import TruncationWarning as TruncationWarning
     from unirank_jax.reranker import Ranked as Ranked
     from unirank_jax.reranker import Reranker as Reranker
     from unirank_jax.reranker import ScoringConfig as ScoringConfig
-    from unirank_jax.reranker import TruncationWarning as TruncationWarning
     from unirank_jax.reranker import load as load
     from unirank_jax.reranker import rank as rank
     from unirank_jax.reranker import score as score
@@ -28,7 +28,7 @@ _HOMES = {
     "Ranked": "reranker",
     "Reranker": "reranker",
     "ScoringConfig": "reranker",
-    "TruncationWarning": "reranker",
+    "TruncationWarning": "intake",
     "load": "reranker",
     "rank": "reranker",
     "score": "reranker",

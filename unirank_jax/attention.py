@@ -1,11 +1,12 @@
 """The one place where attention is computed.
 
-`attend` takes the structure of the mask (causal, key lengths, a shared prefix), never a dense mask,
+`attend` takes the structure of the mask (causal, key lengths, shared prefixes), never a dense mask,
 so that a backend can either honour it or refuse it. Scores and softmax are float32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ class PrefixKV(NamedTuple):
     k: Array  # (Q, Tq, K, H)
     v: Array  # (Q, Tq, K, H)
     lengths: Array  # (Q,) int32
-    prefix_of: Array  # (B,) int32
+    prefix_of: Array | None  # (B,) int32; None where Q = 1: every row continues the only one
 
 
 def attend(
@@ -31,30 +32,53 @@ def attend(
     *,
     causal: bool,
     key_lengths: Array | None = None,
-    prefix: PrefixKV | None = None,
+    prefixes: Sequence[PrefixKV] = (),
 ) -> Array:
-    """Grouped-query attention: q (B, T, N, H), k and v (B, T, K, H) -> (B, T, N, H).
+    """Grouped-query attention: q (B, T, N, H), k and v (B, S, K, H) -> (B, T, N, H).
 
-    causal: token t reads keys <= t of its own row. key_lengths (B,): keys past it are padding.
-    prefix: every token also reads the valid keys of its row's prefix.
+    causal: token t reads keys <= t of its own row (S = T). key_lengths (B,): keys past it are
+    padding. prefixes: every token also reads the valid keys of its row's prefix in each of them.
     """
     rows, length, heads, size = q.shape
-    groups = k.shape[2]
-    mask = jnp.ones((1, 1, 1, length, length), bool)
+    groups, span = k.shape[2], k.shape[1]
+    q = q.reshape(rows, length, groups, heads // groups, size)
+    mask = jnp.ones((1, 1, 1, length, span), bool)
     if causal:
         mask = jnp.tril(mask)
     if key_lengths is not None:
-        mask = mask & (jnp.arange(length) < key_lengths[:, None])[:, None, None, None]
-    if prefix is not None:
-        k = jnp.concatenate([prefix.k[prefix.prefix_of], k], axis=1)
-        v = jnp.concatenate([prefix.v[prefix.prefix_of], v], axis=1)
-        span = prefix.k.shape[1]
-        seen = jnp.arange(span) < prefix.lengths[prefix.prefix_of][:, None]  # (B, Tq)
-        seen = jnp.broadcast_to(seen[:, None, None, None], (rows, 1, 1, length, span))
-        mask = jnp.concatenate([seen, jnp.broadcast_to(mask, (rows, 1, 1, length, length))], -1)
-    q = q.reshape(rows, length, groups, heads // groups, size)
-    scores = jnp.einsum("btkgh,bskh->bkgts", q, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask, scores * size**-0.5, MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    out = jnp.einsum("bkgts,bskh->btkgh", weights, v)
+        mask = mask & (jnp.arange(span) < key_lengths[:, None])[:, None, None, None]
+    parts = [_masked(q, k, mask)]
+    values = [v]
+    for prefix in prefixes:
+        parts.append(_prefix_scores(q, prefix))
+        values.append(prefix.v if prefix.prefix_of is None else prefix.v[prefix.prefix_of])
+    weights = jax.nn.softmax(jnp.concatenate(parts, axis=-1), axis=-1).astype(v.dtype)
+    out = jnp.zeros((), v.dtype)
+    start = 0
+    for part, value in zip(parts, values, strict=True):
+        some = weights[..., start : start + part.shape[-1]]
+        out = out + _mix(some, value)
+        start += part.shape[-1]
     return out.reshape(rows, length, heads, size)
+
+
+def _prefix_scores(q: Array, prefix: PrefixKV) -> Array:
+    """(B, K, G, T, Tq) float32; the only prefix of all rows is read in place, without copies."""
+    seen = jnp.arange(prefix.k.shape[1]) < prefix.lengths[:, None]  # (Q, Tq)
+    if prefix.prefix_of is None:
+        scores = jnp.einsum("btkgh,skh->bkgts", q, prefix.k[0], preferred_element_type=jnp.float32)
+        return jnp.where(seen[0], scores * q.shape[-1] ** -0.5, MASKED)
+    mask = seen[prefix.prefix_of][:, None, None, None]
+    return _masked(q, prefix.k[prefix.prefix_of], mask)
+
+
+def _masked(q: Array, k: Array, mask: Array) -> Array:
+    scores = jnp.einsum("btkgh,bskh->bkgts", q, k, preferred_element_type=jnp.float32)
+    return jnp.where(mask, scores * q.shape[-1] ** -0.5, MASKED)
+
+
+def _mix(weights: Array, values: Array) -> Array:
+    """weights (B, K, G, T, S), values (B or 1, S, K, H) -> (B, T, K, G, H)."""
+    if values.shape[0] == 1 and weights.shape[0] > 1:
+        return jnp.einsum("bkgts,skh->btkgh", weights, values[0])
+    return jnp.einsum("bkgts,bskh->btkgh", weights, values)

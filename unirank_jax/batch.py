@@ -1,7 +1,8 @@
 """The static-shape batch: every dynamic size of the input becomes an index array made on the host.
 
 Shape letters: S shards of (data, fsdp); Q prefixes; B candidate rows; T tokens; I image slots;
-P patches per slot; M = P / merge^2 visual tokens per slot; G lists; C candidates of a list.
+P patches per slot; N tokens or patches of a shard together; F visual tokens of a shard; G lists;
+C candidates of a list.
 Each shard holds its own images, so an index never leaves the shard. No JAX here.
 """
 
@@ -20,7 +21,7 @@ class Rows(NamedTuple):
 
     tokens: Array  # (S, B, T) int32
     positions: Array  # (S, B, 3, T) int32: M-RoPE time, height, width
-    image_index: Array  # (S, B, T) int32: row of the shard's (I * M) features, -1 = a token
+    image_index: Array  # (S, B, T) int32: row of the shard's (F, D) features, -1 = a token
     lengths: Array  # (S, B) int32: 0 for a padding row
 
 
@@ -32,6 +33,7 @@ class Images(NamedTuple):
     lengths: Array  # (S, I) int32: patches in use, 0 for an empty slot
     pos_index: Array  # (S, I, P, 4) int32: rows of the learned position table
     pos_weight: Array  # (S, I, P, 4) float32: their bilinear weights
+    take: Array  # (S, N) int32: places i * P + p of all patches (see cells.py); N = 0: padded
 
 
 class Batch(NamedTuple):
@@ -41,6 +43,7 @@ class Batch(NamedTuple):
     rows: Rows  # (S, B, T); the label is read at lengths - 1
     prefix_index: Array  # (S, B) int32: which prefix a row continues
     images: Images
+    take: Array  # (S, N) int32: places b * T + t of the tokens of `rows`; N = 0: padded
 
 
 class Targets(NamedTuple):
@@ -63,6 +66,10 @@ class Bucket:
     tokens: int
     images: int
     patches: int
+    cells: int = 0  # tokens of all rows together; 0 = the rows are computed with their padding
+    patch_cells: int = 0  # patches of all images together; 0 = with padding
+    given: int = 0  # visual tokens whose features are known
+    outer: int = 0  # tokens of a prefix before the prefixes
 
 
 def empty_rows(rows: int, tokens: int) -> Rows:
@@ -75,14 +82,15 @@ def empty_rows(rows: int, tokens: int) -> Rows:
     )
 
 
-def empty_images(images: int, patches: int, patch_dim: int) -> Images:
-    """Empty image slots of shape (1, images, patches, ...)."""
+def empty_images(images: int, patches: int, patch_dim: int, cells: int = 0) -> Images:
+    """Empty image slots of shape (1, images, patches, ...); `cells`: patches of all together."""
     return Images(
         patches=np.zeros((1, images, patches, patch_dim), np.uint8),
         patch_hw=np.zeros((1, images, patches, 2), np.int32),
         lengths=np.zeros((1, images), np.int32),
         pos_index=np.zeros((1, images, patches, 4), np.int32),
         pos_weight=np.zeros((1, images, patches, 4), np.float32),
+        take=np.zeros((1, cells), np.int32),
     )
 
 

@@ -84,9 +84,11 @@ class ModelConfig:
 
     @property
     def text_stage_depths(self) -> tuple[int, ...]:
-        """Decoder layers per stage: those that receive DeepStack features, then the rest."""
-        n = len(self.vision.deepstack_layers)
-        return (n, self.text.depth - n) if 0 < n < self.text.depth else (self.text.depth,)
+        """Decoder layers per stage (some may be 0): those that receive DeepStack features, the
+        rest, and the last layer alone, which often runs for one token of a row only."""
+        before = self.text.depth - 1
+        n = min(len(self.vision.deepstack_layers), before)
+        return (n, before - n, 1)
 
     def __post_init__(self) -> None:
         problems = _problems(self)

@@ -1,86 +1,274 @@
-"""From encoded pairs to logits: batches of whole queries, few static shapes, input order kept.
+"""From encoded pairs to logits: what is shared is computed once, and nothing is spent on padding.
 
-A bucket is one compiled program. Sizes are rounded up on a coarse ladder, an existing program that
-fits is preferred to a new one, and near `MAX_PROGRAMS` only existing ones are used if any fits.
+The static part of the prompt is kept across calls, a query's keys and values are computed once for
+all its candidates, pictures that were seen before come from a cache. Candidates of several queries
+share a batch up to the token budget; results keep the order of the input.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from unirank_jax.batch import Batch, Bucket
+from unirank_jax.batch import Bucket, Images, Rows
+from unirank_jax.buckets import Buckets
+from unirank_jax.feature_cache import FeatureCache, Promise, table
 from unirank_jax.layers import Compute
-from unirank_jax.model import Model, score
-from unirank_jax.packing import needs, pack
+from unirank_jax.model import (
+    Model,
+    candidate_states,
+    encode_images,
+    label_logits,
+    prefix_cache,
+)
+from unirank_jax.packing import Slots, compact_needs, pack_prefixes, pack_rows, visual_rows
 from unirank_jax.prompt import Encoded
+from unirank_jax.text import Cache, Prefix
+from unirank_jax.vision import Features
 
 MAX_PROGRAMS = 12
-_REUSE = 2.0  # an existing program may cost this much more than a new one of the right size
-_LEAST = Bucket(prefixes=1, prefix_tokens=64, rows=8, tokens=32, images=4, patches=64)
-
-logger = logging.getLogger(__name__)
+PREFIX_PROGRAMS = 4  # of them: for static parts and queries
+AHEAD = 4  # batches under way at most, so that memory stays flat
+STATICS = 16  # static prompts that are kept
 
 
 @dataclass(frozen=True)
 class Work:
     """One query with those of its candidates that are scored together."""
 
-    prefix: Encoded
+    static: Encoded  # up to and with `<Query`
+    query: Encoded  # the rest of the prefix, up to and with `<Document`
     candidates: tuple[Encoded, ...]
     places: tuple[int, ...]  # of the candidates in the flat result
 
 
+class Shared(NamedTuple):
+    """A computed prefix, and the position that follows each of its sequences."""
+
+    cache: Cache
+    starts: list[int]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Sequences and tokens of each, padding included."""
+        _, count, length, _, _ = self.cache.stages[0][0].shape
+        return count, length
+
+    def padded(self, count: int, length: int) -> Cache:
+        """The cache with room for as many sequences of as many tokens."""
+        if self.size == (count, length):
+            return self.cache
+        more = (count - self.size[0], length - self.size[1])
+        pad = ((0, 0), (0, more[0]), (0, more[1]), (0, 0), (0, 0))
+        stages = tuple((jnp.pad(k, pad), jnp.pad(v, pad)) for k, v in self.cache.stages)
+        return Cache(stages, jnp.pad(self.cache.lengths, (0, more[0])))
+
+
 class Engine:
-    """Scores works with one model; keeps the compiled programs."""
+    """Scores works with one model; keeps compiled programs, static prompts and visual features."""
 
     def __init__(
-        self, model: Model, label_ids: tuple[int, int], compute: Compute, token_budget: int
+        self,
+        model: Model,
+        label_ids: tuple[int, int],
+        compute: Compute,
+        token_budget: int,
+        cache_bytes: int,
     ) -> None:
         self.config, self.label_ids = model.config, label_ids
         self.compute, self.token_budget = compute, token_budget
+        self.features = FeatureCache(cache_bytes)
         self._graph, self._state = nnx.split(model)
-        self._score = jax.jit(self._trace)
+        self._prefix_program = jax.jit(self._trace_prefix)
+        self._score_program = jax.jit(self._trace_score)
         self.programs = 0  # compiled so far
-        self.buckets: list[Bucket] = []
+        self._prefix_buckets = Buckets("prefixes", PREFIX_PROGRAMS, self._cost)
+        self._score_buckets = Buckets("candidates", MAX_PROGRAMS - PREFIX_PROGRAMS, self._cost)
+        self._statics: OrderedDict[bytes, Shared] = OrderedDict()
+        self._last_queries: tuple[list[Encoded], Shared] | None = None
+        self._promises: list[Promise] = []  # features that the batch under work computes
 
     @property
     def model(self) -> Model:
         """The network with its parameters."""
         return nnx.merge(self._graph, self._state)
 
-    def logits(self, works: Sequence[Work], count: int) -> np.ndarray:
+    @property
+    def buckets(self) -> list[Bucket]:
+        """The sizes of all compiled programs."""
+        return [*self._prefix_buckets.chosen, *self._score_buckets.chosen]
+
+    def logits(self, works: Iterable[Sequence[Work]], count: int) -> np.ndarray:
         """z_yes - z_no of every candidate at its place: (count,) float32, NaN where no work is.
 
-        Dispatch runs ahead of the device: results are fetched after the last batch was sent.
+        `works` comes in portions that are batched apart; while the device computes, the next ones
+        are made. Dispatch runs a few batches ahead of the device.
         """
         result = np.full(count, np.nan, np.float32)
-        sent: list[tuple[list[int], Any]] = []
-        for group in self._groups(works):
-            places = [place for work in group for place in work.places]
-            sent.append((places, self._score(self._state, self._pack(group))))
-        for places, logits in sent:
-            result[places] = np.asarray(logits)[0, : len(places)]
+        under_way: deque[tuple[list[int], Any, list[Promise]]] = deque()
+
+        def fetch() -> None:
+            places, logits, promises = under_way.popleft()
+            result[places] = np.asarray(logits)[: len(places)]
+            for promise in promises:
+                self.features.settle(promise)
+
+        for portion in works:
+            for group in self._groups(portion):
+                places = [place for work in group for place in work.places]
+                self._promises = []
+                under_way.append((places, self._score(group), self._promises))
+                if len(under_way) > AHEAD:
+                    fetch()
+        while under_way:
+            fetch()
+        self._last_queries = None
         return result
 
-    def _trace(self, state: Any, batch: Batch) -> jax.Array:
-        """The compiled function; its Python body runs once per program."""
+    # ------------------------------------------------------------ compiled functions
+
+    def _trace_prefix(
+        self, state: Any, outer: Cache | None, rows: Rows, images: Images, given: Features
+    ) -> tuple[Cache, Features | None]:
+        """Keys and values of prefixes; the Python body runs once per program."""
         self.programs += 1
-        return score(nnx.merge(self._graph, state), batch, self.label_ids, self.compute)
+        model = nnx.merge(self._graph, state)
+        computed = encode_images(model, images, self.compute)
+        prefixes = [] if outer is None else [Prefix(outer, None)]
+        cache = prefix_cache(model, rows, _joined(computed, given), self.compute, prefixes)
+        return cache, computed
+
+    def _trace_score(
+        self,
+        state: Any,
+        outer: Cache,
+        queries: Cache,
+        query_of: Any,
+        rows: Rows,
+        take: Any,
+        images: Images,
+        given: Features,
+    ) -> tuple[jax.Array, Features | None]:
+        """Logits (B,) of candidates after their static prompt and query, and new features."""
+        self.programs += 1
+        model = nnx.merge(self._graph, state)
+        computed = encode_images(model, images, self.compute)
+        features = _joined(computed, given)
+        alone = queries.lengths.shape[0] == 1
+        prefixes = [Prefix(outer, None), Prefix(queries, None if alone else query_of)]
+        states = candidate_states(model, rows, take, features, prefixes, self.compute)
+        return label_logits(model, states, self.label_ids), computed
+
+    # ------------------------------------------------------------ one batch
+
+    def _score(self, group: list[Work]) -> jax.Array:
+        """Logits of a group's candidates, in order and padded, on the device."""
+        static = self._static(group[0].static)
+        queries = list({id(work.query): work.query for work in group}.values())
+        number = {id(query): at for at, query in enumerate(queries)}
+        prefixes = self._queries(static, queries)
+        candidates = [candidate for work in group for candidate in work.candidates]
+        query_of = [number[id(work.query)] for work in group for _ in work.candidates]
+        count, length = prefixes.size
+        need = replace(
+            compact_needs([], candidates, self.features.tokens),
+            prefixes=count,
+            prefix_tokens=length,
+            outer=static.size[1],
+        )
+        bucket = self._score_buckets.choose(need)
+        slots, given = self._slots(candidates, bucket)
+        starts = [prefixes.starts[at] for at in query_of]
+        rows, take = pack_rows(self.config, candidates, starts, bucket, slots)
+        index = np.zeros(bucket.rows, np.int32)
+        index[: len(query_of)] = query_of
+        logits, computed = self._score_program(
+            self._state,
+            static.padded(1, bucket.outer),
+            prefixes.padded(bucket.prefixes, bucket.prefix_tokens),
+            index,
+            _shard(rows),
+            take[0],
+            _shard(slots.arrays),
+            given,
+        )
+        self._remember(slots, computed)
+        return logits
+
+    def _static(self, static: Encoded) -> Shared:
+        """The static part of the prompt, computed once."""
+        key = static.tokens.tobytes()
+        if key not in self._statics:
+            self._statics[key] = self._prefixes(None, [static])
+            if len(self._statics) > STATICS:
+                self._statics.popitem(last=False)
+        self._statics.move_to_end(key)
+        return self._statics[key]
+
+    def _queries(self, static: Shared, queries: list[Encoded]) -> Shared:
+        """The queries of a batch; those of the batch before are not computed again."""
+        last = self._last_queries
+        if last is not None and [id(q) for q in last[0]] == [id(q) for q in queries]:
+            return last[1]
+        shared = self._prefixes(static, queries)
+        self._last_queries = (queries, shared)
+        return shared
+
+    def _prefixes(self, outer: Shared | None, sequences: list[Encoded]) -> Shared:
+        need = compact_needs(sequences, [], self.features.tokens)
+        if outer is not None:
+            need = replace(need, outer=outer.size[1])
+        bucket = self._prefix_buckets.choose(need)
+        slots, given = self._slots(sequences, bucket)
+        start = 0 if outer is None else outer.starts[0]
+        rows, starts = pack_prefixes(self.config, sequences, bucket, slots, start)
+        cache, computed = self._prefix_program(
+            self._state,
+            None if outer is None else outer.padded(1, bucket.outer),
+            _shard(rows),
+            _shard(slots.arrays),
+            given,
+        )
+        self._remember(slots, computed)
+        return Shared(cache, starts)
+
+    def _slots(self, sequences: Sequence[Encoded], bucket: Bucket) -> tuple[Slots, Features]:
+        """Image slots of a batch, and the features of its pictures that are at hand."""
+        digests = dict.fromkeys(image.digest for one in sequences for image in one.images)
+        known = [(digest, n) for digest in digests if (n := self.features.tokens(digest))]
+        slots = Slots(self.config, bucket, known)
+        text, count = self.config.text, len(self.config.vision.deepstack_layers)
+        dtype = jnp.dtype(self.compute.dtype)
+        like = Features(np.zeros((0, text.width), dtype), np.zeros((count, 0, text.width), dtype))
+        return slots, table([self.features.get(digest) for digest, _ in known], like, bucket.given)
+
+    def _remember(self, slots: Slots, computed: Features | None) -> None:
+        """New features go to the cache, where it is on."""
+        if computed is None:
+            return
+        rows, unit = visual_rows(self.config, slots.bucket), self.config.vision.merge_unit
+        new = [(digest, first) for digest, first in slots.index.items() if first < rows]
+        counts = slots.arrays.lengths[0, : len(new)] // unit
+        places = {d: (first, int(n)) for (d, first), n in zip(new, counts, strict=True)}
+        self._promises.append(self.features.promise(computed, places))
+
+    # ------------------------------------------------------------ batches
 
     def _groups(self, works: Sequence[Work]) -> Iterator[list[Work]]:
-        """Works that run together, similar lengths side by side, within the token budget."""
+        """Works that run together: one static prompt, similar lengths, within the token budget."""
         pieces = [piece for work in works for piece in self._split(work)]
-        pieces.sort(key=lambda work: (_longest(work), len(work.prefix.tokens)))
+        pieces.sort(key=lambda w: (w.static.tokens.tobytes(), _longest(w), len(w.query.tokens)))
         group: list[Work] = []
         for piece in pieces:
-            if group and self._tokens([*group, piece]) > self.token_budget:
+            same = not group or _same_static(group[0], piece)
+            if group and not (same and _tokens([*group, piece]) <= self.token_budget):
                 yield group
                 group = []
             group.append(piece)
@@ -89,97 +277,72 @@ class Engine:
 
     def _split(self, work: Work) -> Iterator[Work]:
         """Parts of one query's candidates that fit the token budget, longest apart from short."""
-        order = sorted(range(len(work.places)), key=lambda i: (len(work.candidates[i].tokens), i))
+        lengths = [len(candidate.tokens) for candidate in work.candidates]
+        if sum(lengths) + len(work.query.tokens) <= self.token_budget:
+            yield work
+            return
         part: list[int] = []
-        for i in order:
-            tokens = len(work.candidates[i].tokens) * (len(part) + 1)
-            if part and tokens + len(work.prefix.tokens) > self.token_budget:
+        room = self.token_budget
+        for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+            if part and lengths[i] > room:
                 yield _take(work, part)
-                part = []
+                part, room = [], self.token_budget
             part.append(i)
-        if part:
-            yield _take(work, part)
-
-    def _tokens(self, group: list[Work]) -> int:
-        """Padded tokens of a group."""
-        rows = sum(len(work.places) for work in group)
-        prefix = max(len(work.prefix.tokens) for work in group)
-        return rows * max(_longest(work) for work in group) + len(group) * prefix
-
-    def _pack(self, group: list[Work]) -> Batch:
-        prefixes = [work.prefix for work in group]
-        candidates = [candidate for work in group for candidate in work.candidates]
-        index = [at for at, work in enumerate(group) for _ in work.candidates]
-        bucket = self._bucket(needs(prefixes, candidates))
-        return pack(self.config, prefixes, candidates, index, bucket)
-
-    def _bucket(self, need: Bucket) -> Bucket:
-        """The program to use for a batch of these sizes."""
-        wanted = _round_up(need)
-        fitting = [bucket for bucket in self.buckets if _fits(need, bucket)]
-        best = min(fitting, key=self._cost, default=None)
-        full = len(self.buckets) >= MAX_PROGRAMS - 1
-        if best is not None and (full or self._cost(best) <= _REUSE * self._cost(wanted)):
-            return best
-        if full:  # one program that holds everything seen so far, and from then on most of it
-            wanted = _round_up(
-                Bucket(
-                    *(
-                        max(values)
-                        for values in zip(*map(_sizes, [*self.buckets, need]), strict=True)
-                    )
-                )
-            )
-            logger.warning("the %dth program is compiled: %s", len(self.buckets) + 1, wanted)
-        self.buckets.append(wanted)
-        return wanted
+            room -= lengths[i]
+        yield _take(work, part)
 
     def _cost(self, bucket: Bucket) -> float:
         """Multiply-adds of a bucket, roughly: token rows, attention, patches."""
         text, vision = self.config.text, self.config.vision
         layer = 4 * text.width * text.heads * text.head_dim + 3 * text.width * text.mlp_width
-        tokens = bucket.rows * bucket.tokens + bucket.prefixes * bucket.prefix_tokens
-        span = bucket.rows * bucket.tokens * (bucket.prefix_tokens + bucket.tokens)
+        if bucket.rows:
+            tokens, before = bucket.cells, bucket.outer + bucket.prefix_tokens
+            span = bucket.rows * bucket.tokens * (before + bucket.tokens)
+        else:
+            tokens = bucket.prefixes * bucket.prefix_tokens
+            span = tokens * (bucket.outer + bucket.prefix_tokens)
         decoder = text.depth * (tokens * layer + 2 * span * text.heads * text.head_dim)
         block = vision.width * (4 * vision.width + 2 * vision.mlp_width)
-        patches = bucket.images * bucket.patches
-        tower = vision.depth * patches * (block + 2 * bucket.patches * vision.width)
-        return float(decoder + tower)
+        seen = bucket.images * bucket.patches**2 * 2 * vision.width
+        return float(decoder + vision.depth * (bucket.patch_cells * block + seen))
+
+
+def _joined(computed: Features | None, given: Features) -> Features | None:
+    """Features of the tower, then those that were known; None where there is neither."""
+    if computed is None:
+        return given if given.merged.shape[0] else None
+    if not given.merged.shape[0]:
+        return computed
+    return Features(
+        jnp.concatenate([computed.merged, given.merged]),
+        jnp.concatenate([computed.deepstack, given.deepstack], axis=1),
+    )
+
+
+def _shard(tree: Any) -> Any:
+    """The only shard of packed arrays."""
+    return jax.tree.map(lambda x: x[0], tree)
 
 
 def _longest(work: Work) -> int:
     return max(len(candidate.tokens) for candidate in work.candidates)
 
 
+def _tokens(group: list[Work]) -> int:
+    """Tokens of a group's candidates and queries."""
+    queries = {id(work.query): len(work.query.tokens) for work in group}
+    candidates = sum(len(one.tokens) for work in group for one in work.candidates)
+    return candidates + sum(queries.values())
+
+
+def _same_static(one: Work, other: Work) -> bool:
+    return np.array_equal(one.static.tokens, other.static.tokens)
+
+
 def _take(work: Work, chosen: list[int]) -> Work:
     return Work(
-        work.prefix,
+        work.static,
+        work.query,
         tuple(work.candidates[i] for i in chosen),
         tuple(work.places[i] for i in chosen),
     )
-
-
-def _sizes(bucket: Bucket) -> tuple[int, ...]:
-    return (
-        bucket.prefixes,
-        bucket.prefix_tokens,
-        bucket.rows,
-        bucket.tokens,
-        bucket.images,
-        bucket.patches,
-    )
-
-
-def _fits(need: Bucket, bucket: Bucket) -> bool:
-    return all(a <= b for a, b in zip(_sizes(need), _sizes(bucket), strict=True))
-
-
-def _round_up(need: Bucket) -> Bucket:
-    """Each size on its ladder of powers of two; no images stay none (a text-only program)."""
-    sizes = []
-    for value, least in zip(_sizes(need), _sizes(_LEAST), strict=True):
-        rounded = least
-        while rounded < value:
-            rounded *= 2
-        sizes.append(rounded if value else 0)
-    return Bucket(*sizes)

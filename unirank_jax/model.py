@@ -6,17 +6,17 @@ values of their prefix, then z_yes - z_no in float32 at the last token of each c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unirank_jax.batch import Batch, Images
+from unirank_jax.batch import Batch, Images, Rows
 from unirank_jax.config import ModelConfig
 from unirank_jax.layers import Compute
-from unirank_jax.text import Cache, Embedding, Text
+from unirank_jax.text import Cache, Embedding, Prefix, Text
 from unirank_jax.vision import Features, Vision
 
 Array = jax.Array
@@ -50,14 +50,38 @@ def encode_images(model: Model, images: Images, compute: Compute) -> Features | 
 def label_states(model: Model, shard: Batch, compute: Compute) -> Array:
     """Final-norm hidden state at the last token of every row of one shard: (B, D)."""
     features = encode_images(model, shard.images, compute)
-    cache = None
+    prefixes = []
     if shard.prefix.tokens.shape[-1]:
-        _, cache = model.text(shard.prefix, features, compute, collect=True)
-    hidden, _ = model.text(
-        shard.rows, features, compute, prefix=cache, prefix_index=shard.prefix_index
-    )
-    last = jnp.maximum(shard.rows.lengths - 1, 0)
-    return model.text.norm(jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0])
+        cache = prefix_cache(model, shard.prefix, features, compute)
+        prefixes.append(Prefix(cache, shard.prefix_index))
+    return candidate_states(model, shard.rows, shard.take, features, prefixes, compute)
+
+
+def prefix_cache(
+    model: Model,
+    rows: Rows,
+    features: Features | None,
+    compute: Compute,
+    prefixes: Sequence[Prefix] = (),
+) -> Cache:
+    """Keys and values of sequences that others will continue."""
+    _, cache = model.text(rows, features, compute, prefixes, collect=True, read="none")
+    assert cache is not None
+    return cache
+
+
+def candidate_states(
+    model: Model,
+    rows: Rows,
+    take: Array,
+    features: Features | None,
+    prefixes: Sequence[Prefix],
+    compute: Compute,
+) -> Array:
+    """Final-norm hidden state at the last token of every row: (B, D)."""
+    hidden, _ = model.text(rows, features, compute, prefixes, take, read="last")
+    assert hidden is not None
+    return model.text.norm(hidden)
 
 
 def label_logits(model: Model, states: Array, label_ids: tuple[int, int]) -> Array:

@@ -6,7 +6,8 @@ table is interpolated) is computed here in numpy, so that the device sees only s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -27,6 +28,9 @@ class PatchesLike(Protocol):
 
     @property
     def digest(self) -> bytes: ...
+
+
+Known = tuple[bytes, int]  # the digest of an image and its visual tokens
 
 
 class EncodedLike(Protocol):
@@ -102,34 +106,55 @@ def grid_indices(
 
 
 class Slots:
-    """Image slots of one shard; equal pictures share a slot."""
+    """Image slots of one shard; equal pictures share a slot, those of known features need none."""
 
-    def __init__(self, config: ModelConfig, count: int, patches: int) -> None:
-        self.config, self.patches = config, patches
-        self.arrays: Images = empty_images(count, patches, config.vision.patch_dim)
-        self.index: dict[bytes, int] = {}
+    def __init__(self, config: ModelConfig, bucket: Bucket, known: Iterable[Known] = ()) -> None:
+        self.config, self.bucket = config, bucket
+        self.arrays: Images = empty_images(
+            bucket.images, bucket.patches, config.vision.patch_dim, bucket.patch_cells
+        )
+        self.index: dict[bytes, int] = {}  # picture -> its first feature row
+        self.used = self.filled = 0  # slots, patches
+        row = visual_rows(config, bucket)
+        for digest, tokens in known:
+            self.index[digest] = row
+            row += tokens
 
     def place(self, image: PatchesLike) -> int:
         """First feature row of the image, storing it when it is new."""
-        tokens = self.patches // self.config.vision.merge_unit
         if image.digest in self.index:
-            return self.index[image.digest] * tokens
-        slot, used = len(self.index), len(image.pixels)
-        if slot >= self.arrays.lengths.shape[1] or used > self.patches:
+            return self.index[image.digest]
+        bucket, slot, count = self.bucket, self.used, len(image.pixels)
+        compact = bucket.patch_cells > 0
+        if (
+            slot >= bucket.images
+            or count > bucket.patches
+            or (compact and self.filled + count > bucket.patch_cells)
+        ):
             raise ValueError(
-                f"image {slot} with {used} patches does not fit the bucket "
-                f"({self.arrays.lengths.shape[1]} slots of {self.patches} patches); "
+                f"image {slot} with {count} patches does not fit {bucket}; "
                 "choose the bucket with packing.needs()"
             )
         side = round(self.config.vision.table_size**0.5)
         hw, index, weight = grid_indices(image.grid, self.config.vision.merge_size, side)
-        self.arrays.patches[0, slot, :used] = image.pixels
-        self.arrays.patch_hw[0, slot, :used] = hw
-        self.arrays.pos_index[0, slot, :used] = index
-        self.arrays.pos_weight[0, slot, :used] = weight
-        self.arrays.lengths[0, slot] = used
-        self.index[image.digest] = slot
-        return slot * tokens
+        self.arrays.patches[0, slot, :count] = image.pixels
+        self.arrays.patch_hw[0, slot, :count] = hw
+        self.arrays.pos_index[0, slot, :count] = index
+        self.arrays.pos_weight[0, slot, :count] = weight
+        self.arrays.lengths[0, slot] = count
+        first = slot * bucket.patches
+        if compact:
+            self.arrays.take[0, self.filled : self.filled + count] = first + np.arange(count)
+            first = self.filled
+        self.used, self.filled = slot + 1, self.filled + count
+        self.index[image.digest] = first // self.config.vision.merge_unit
+        return self.index[image.digest]
+
+
+def visual_rows(config: ModelConfig, bucket: Bucket) -> int:
+    """Feature rows that the tower computes for a bucket; those of known images follow them."""
+    patches = bucket.patch_cells or bucket.images * bucket.patches
+    return patches // config.vision.merge_unit
 
 
 def fill(
@@ -169,29 +194,81 @@ def pack(
     Raises:
         ValueError: something does not fit the bucket.
     """
-    if len(prefixes) > bucket.prefixes or len(candidates) > bucket.rows:
-        raise ValueError(
-            f"{len(prefixes)} prefixes and {len(candidates)} candidates do not fit {bucket}"
-        )
-    slots = Slots(config, bucket.images, bucket.patches)
-    prefix = empty_rows(bucket.prefixes, bucket.prefix_tokens)
-    rows = empty_rows(bucket.rows, bucket.tokens)
+    slots = Slots(config, bucket)
+    prefix, starts = pack_prefixes(config, prefixes, bucket, slots, 0)
+    first = [starts[at] for at in prefix_index]
+    rows, take = pack_rows(config, candidates, first, bucket, slots)
     index = np.zeros((1, bucket.rows), np.int32)
-    starts = [fill(prefix, at, item, config, slots, 0) for at, item in enumerate(prefixes)]
-    for at, item in enumerate(candidates):
-        index[0, at] = prefix_index[at]
-        fill(rows, at, item, config, slots, starts[prefix_index[at]])
-    return Batch(prefix=prefix, rows=rows, prefix_index=index, images=slots.arrays)
+    index[0, : len(candidates)] = prefix_index
+    return Batch(prefix, rows, index, slots.arrays, take)
+
+
+def pack_prefixes(
+    config: ModelConfig, prefixes: Sequence[EncodedLike], bucket: Bucket, slots: Slots, start: int
+) -> tuple[Rows, list[int]]:
+    """Prefixes whose first position is `start`, and the position that follows each.
+
+    Raises:
+        ValueError: something does not fit the bucket.
+    """
+    if len(prefixes) > bucket.prefixes:
+        raise ValueError(f"{len(prefixes)} prefixes do not fit {bucket}")
+    rows = empty_rows(bucket.prefixes, bucket.prefix_tokens)
+    return rows, [fill(rows, at, one, config, slots, start) for at, one in enumerate(prefixes)]
+
+
+def pack_rows(
+    config: ModelConfig,
+    candidates: Sequence[EncodedLike],
+    starts: Sequence[int],
+    bucket: Bucket,
+    slots: Slots,
+) -> tuple[Rows, np.ndarray]:
+    """Candidates from their first positions on, and `Batch.take`.
+
+    Raises:
+        ValueError: something does not fit the bucket.
+    """
+    lengths = [len(candidate.tokens) for candidate in candidates]
+    if len(candidates) > bucket.rows or (bucket.cells and sum(lengths) > bucket.cells):
+        raise ValueError(f"{len(candidates)} candidates of {sum(lengths)} tokens overfill {bucket}")
+    rows = empty_rows(bucket.rows, bucket.tokens)
+    take = np.zeros((1, bucket.cells), np.int32)
+    filled = 0
+    for at, (candidate, start) in enumerate(zip(candidates, starts, strict=True)):
+        fill(rows, at, candidate, config, slots, start)
+        if bucket.cells:
+            places = at * bucket.tokens + np.arange(lengths[at])
+            take[0, filled : filled + lengths[at]] = places
+            filled += lengths[at]
+    return rows, take
 
 
 def needs(prefixes: Sequence[EncodedLike], candidates: Sequence[EncodedLike]) -> Bucket:
-    """The smallest bucket that holds these sequences (equal pictures counted once)."""
+    """The smallest padded bucket that holds these sequences (equal pictures counted once)."""
+    return replace(compact_needs(prefixes, candidates, lambda digest: 0), cells=0, patch_cells=0)
+
+
+def compact_needs(
+    prefixes: Sequence[EncodedLike],
+    candidates: Sequence[EncodedLike],
+    known: Callable[[bytes], int],
+) -> Bucket:
+    """The smallest bucket without padding.
+
+    `known(digest)`: the visual tokens of an image whose features are at hand, 0 for others.
+    """
     images = {image.digest: image for item in (*prefixes, *candidates) for image in item.images}
+    new = [image for digest, image in images.items() if not known(digest)]
+    lengths = [len(item.tokens) for item in candidates]
     return Bucket(
         prefixes=len(prefixes),
         prefix_tokens=max((len(item.tokens) for item in prefixes), default=0),
         rows=len(candidates),
-        tokens=max((len(item.tokens) for item in candidates), default=0),
-        images=len(images),
-        patches=max((len(image.pixels) for image in images.values()), default=0),
+        tokens=max(lengths, default=0),
+        images=len(new),
+        patches=max((len(image.pixels) for image in new), default=0),
+        cells=sum(lengths),
+        patch_cells=sum(len(image.pixels) for image in new),
+        given=sum(map(known, images)),
     )

@@ -171,6 +171,12 @@ class Prompt:
         chosen = self.instruction if instruction is None else instruction
         return self._encoded(self._static(chosen, "instruction"), [], False, "instruction")
 
+    def query_part(self, prefix: Encoded, instruction: str | None = None) -> Encoded:
+        """What follows the static part in a `prefix` that was made with this instruction."""
+        chosen = self.instruction if instruction is None else instruction
+        tokens = prefix.tokens[len(self._static(chosen, "instruction")) :]
+        return Encoded(tokens, prefix.images, prefix.truncated, prefix.where)
+
     @property
     def suffix_length(self) -> int:
         """Tokens of a candidate after its content."""

@@ -7,43 +7,52 @@ logit, calibrated score, whether text was cut, and its own error if it has one.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
 from unirank_jax import hub
-from unirank_jax.content import ContentError, parse
-from unirank_jax.engine import Engine, Work
+from unirank_jax.engine import Engine
 from unirank_jax.export import save_pretrained
 from unirank_jax.images import ImageSpec
+from unirank_jax.intake import OnError, Outcome, portions
 from unirank_jax.layers import Compute
 from unirank_jax.manifest import Manifest
 from unirank_jax.model import Model
 from unirank_jax.model_card import Card, render
-from unirank_jax.prompt import Encoded, Prompt
+from unirank_jax.prompt import Prompt
 from unirank_jax.tokenizer import Tokenizer
 from unirank_jax.weights import load_model
 
-OnError = Literal["raise", "nan"]
+PORTION = 4  # batches whose candidates are sorted by length together
 DEFAULT_FOLDER = Path(__file__).parent / "assets" / "default"
-
-
-class TruncationWarning(UserWarning):
-    """Text of a query or candidate was cut to fit the token limits."""
 
 
 @dataclass(frozen=True)
 class ScoringConfig:
-    """How scoring runs. `token_budget`: padded tokens of one batch."""
+    """How scoring runs; none of it changes a score.
+
+    Attributes:
+        token_budget: tokens of one batch.
+        cache_bytes: host memory for the features of pictures that were seen; 0 = none are kept.
+        workers: threads that decode, resize and tokenise while the device computes.
+    """
 
     token_budget: int = 8192
+    cache_bytes: int = 256 * 2**20
+    workers: int = min(8, os.cpu_count() or 1)
+
+    def __post_init__(self) -> None:
+        least = {"token_budget": 1, "cache_bytes": 0, "workers": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name} is {getattr(self, name)}; give at least {bound}")
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,10 @@ class Reranker:
         scoring: ScoringConfig,
     ) -> None:
         self.prompt, self.manifest, self.source = prompt, manifest, source
-        self.engine = Engine(model, prompt.label_ids, compute, scoring.token_budget)
+        self.scoring = scoring
+        self.engine = Engine(
+            model, prompt.label_ids, compute, scoring.token_budget, scoring.cache_bytes
+        )
 
     def logits(
         self,
@@ -198,7 +210,7 @@ class Reranker:
         candidate_lists: Sequence[Sequence[Any]],
         instruction: str | Sequence[str | None] | None,
         on_error: OnError,
-    ) -> list[_Result]:
+    ) -> list[Outcome]:
         if on_error not in ("raise", "nan"):
             raise ValueError(f"on_error is {on_error!r}; choose 'raise' or 'nan'")
         if len(queries) != len(candidate_lists):
@@ -212,78 +224,25 @@ class Reranker:
             if instruction is None or isinstance(instruction, str)
             else list(instruction)
         )
-        works, results, count = [], [], 0
-        for at, (query, candidates) in enumerate(zip(queries, candidate_lists, strict=True)):
-            lead = f"queries[{at}]" if many else "query"
-            place = f"candidates[{at}]" if many else "candidates"
-            work, result = self._encode(query, candidates, spoken[at], on_error, lead, place, count)
-            count += len(result.errors)
-            results.append(result)
-            if work.places:
-                works.append(work)
-        logits = self.engine.logits(works, count)
-        for result, start in zip(
-            results, np.cumsum([0, *(len(r.errors) for r in results)]), strict=False
-        ):
-            result.logits = logits[start : start + len(result.errors)]
-        return results
-
-    def _encode(
-        self,
-        query: Any,
-        candidates: Sequence[Any],
-        instruction: str | None,
-        on_error: OnError,
-        lead: str,
-        place: str,
-        start: int,
-    ) -> tuple[Work, _Result]:
-        if not isinstance(candidates, Sequence) or isinstance(candidates, str | bytes):
-            raise ContentError(
-                f"{place}: a {type(candidates).__name__} instead of a list of candidates; "
-                "put it into a list"
-            )
-        prefix = self.prompt.prefix(parse(query, lead), instruction, lead)
-        encoded: list[Encoded] = []
-        places: list[int] = []
-        errors: list[str | None] = []
-        truncated: list[bool] = []
-        for i, content in enumerate(candidates):
-            where = f"{place}[{i}]"
-            try:
-                item = self.prompt.candidate(parse(content, where), where, len(prefix.tokens))
-            except ContentError as error:
-                if on_error == "raise":
-                    raise
-                errors.append(str(error))
-                truncated.append(False)
-                continue
-            encoded.append(item)
-            places.append(start + i)
-            errors.append(None)
-            truncated.append(prefix.truncated or item.truncated)
-        return Work(prefix, tuple(encoded), tuple(places)), _Result(errors, truncated, place)
-
-
-@dataclass
-class _Result:
-    """Per candidate of one query, in input order."""
-
-    errors: list[str | None]
-    truncated: list[bool]
-    place: str
-    logits: np.ndarray = None  # type: ignore[assignment]
-
-    def warn(self) -> None:
-        cut = [i for i, flag in enumerate(self.truncated) if flag]
-        if cut:
-            listed = ", ".join(map(str, cut[:10])) + (", ..." if len(cut) > 10 else "")
-            warnings.warn(
-                f"{self.place}: text of {len(cut)} pairs was cut to the token limits "
-                f"(indices {listed}); shorten it or raise max_tokens",
-                TruncationWarning,
-                stacklevel=3,
-            )
+        outcomes = [
+            Outcome.empty(candidates, f"candidates[{at}]" if many else "candidates")
+            for at, candidates in enumerate(candidate_lists)
+        ]
+        leads = [f"queries[{at}]" for at in range(len(queries))] if many else ["query"]
+        asked = list(zip(leads, queries, spoken, candidate_lists, strict=True))
+        works = portions(
+            self.prompt,
+            asked,
+            outcomes,
+            on_error,
+            self.scoring.workers,
+            PORTION * self.scoring.token_budget,
+        )
+        sizes = [len(outcome.errors) for outcome in outcomes]
+        logits = self.engine.logits(works, sum(sizes))
+        for outcome, end in zip(outcomes, np.cumsum(sizes), strict=True):
+            outcome.logits = logits[end - len(outcome.errors) : end]
+        return outcomes
 
 
 def load(

@@ -1,12 +1,14 @@
 """The decoder of Qwen3-VL: interleaved M-RoPE, query/key norms, grouped heads, DeepStack input.
 
-Layers are scanned in two stages: those that add a DeepStack feature after themselves, then the
-rest. With `collect` the keys and values of every layer come back, to be shared as a prefix.
+Layers are scanned in stages: those that add a DeepStack feature after themselves, then the rest.
+The last layer stands alone: where one token of a row is read, only that one passes through it.
+With `collect` the keys and values of every layer come back, to be shared as a prefix.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +17,13 @@ from flax import nnx
 
 from unirank_jax.attention import PrefixKV, attend
 from unirank_jax.batch import Rows
+from unirank_jax.cells import Cells
 from unirank_jax.config import ModelConfig, TextConfig
 from unirank_jax.layers import Compute, Dense, RMSNorm, inverse_frequencies, rotate, stack
 from unirank_jax.vision import Features
 
 Array = jax.Array
+Read = Literal["all", "last", "none"]  # whose final hidden state is wanted: of a row's tokens
 
 
 class Embedding(nnx.Module):
@@ -32,10 +36,17 @@ class Embedding(nnx.Module):
 
 
 class Cache(NamedTuple):
-    """Keys and values of all layers of some sequences, per stage: (L, Q, Tq, K, H)."""
+    """Keys and values of all layers of some sequences, per stage that has layers."""
 
-    stages: tuple[tuple[Array, Array], ...]
+    stages: tuple[tuple[Array, Array], ...]  # (L, Q, Tq, K, H) each
     lengths: Array  # (Q,)
+
+
+class Prefix(NamedTuple):
+    """Sequences that rows continue, and which one each row does."""
+
+    cache: Cache
+    rows: Array | None  # (B,) int32; None where there is one for all rows
 
 
 def rope_axes(config: TextConfig) -> np.ndarray:
@@ -70,18 +81,29 @@ class TextLayer(nnx.Module):
         self.heads, self.kv_heads = config.heads, config.kv_heads
 
     def __call__(
-        self, x: Array, angles: Array, prefix: PrefixKV | None
+        self, x: Array, angles: Array, cells: Cells, prefixes: Sequence[PrefixKV], read: Read
     ) -> tuple[Array, tuple[Array, Array]]:
-        rows, length, _ = x.shape
+        """x (N, D) -> (N, D), or (B, D) where only the last tokens are read; keys and values."""
         y = self.norm1(x)
-        q = self.q_norm(self.q(y).reshape(rows, length, self.heads, -1))
-        k = self.k_norm(self.k(y).reshape(rows, length, self.kv_heads, -1))
-        v = self.v(y).reshape(rows, length, self.kv_heads, -1)
-        q, k = rotate(q, angles), rotate(k, angles)
-        mixed = attend(q, k, v, causal=True, prefix=prefix)
-        x = x + self.o(mixed.reshape(rows, length, -1))
+        k = rotate(self.k_norm(_split(self.k(y), self.kv_heads)), angles)
+        k, v = cells.rows(k), cells.rows(_split(self.v(y), self.kv_heads))  # (B, T, K, H)
+        if read == "none":
+            return x, (k, v)
+        if read == "last":
+            x, y, angles = cells.last(x), cells.last(y), cells.last(angles)  # (B, ...)
+        q = rotate(self.q_norm(_split(self.q(y), self.heads)), angles)
+        if read == "last":
+            lengths = cells.lengths
+            mixed = attend(q[:, None], k, v, causal=False, key_lengths=lengths, prefixes=prefixes)
+        else:
+            mixed = cells.flat(attend(cells.rows(q), k, v, causal=True, prefixes=prefixes))
+        x = x + self.o(mixed.reshape(x.shape[0], -1))
         y = self.norm2(x)
         return x + self.down(jax.nn.silu(self.gate(y)) * self.up(y)), (k, v)
+
+
+def _split(x: Array, heads: int) -> Array:
+    return x.reshape(x.shape[0], heads, -1)
 
 
 class Text(nnx.Module):
@@ -91,8 +113,8 @@ class Text(nnx.Module):
         self.config, self.depths = config.text, config.text_stage_depths
         self.embed = Embedding(config.text, rngs)
         for s, depth in enumerate(self.depths):
-            stage = stack(lambda r: TextLayer(config.text, r), rngs, depth)
-            setattr(self, f"stage_{s}", stage)
+            if depth:
+                setattr(self, f"stage_{s}", stack(lambda r: TextLayer(config.text, r), rngs, depth))
         self.norm = RMSNorm(config.text.width, None, config.text.norm_eps)
 
     def __call__(
@@ -100,37 +122,61 @@ class Text(nnx.Module):
         rows: Rows,
         features: Features | None,
         compute: Compute,
-        prefix: Cache | None = None,
-        prefix_index: Array | None = None,
+        prefixes: Sequence[Prefix] = (),
+        take: Array | None = None,
         collect: bool = False,
-    ) -> tuple[Array, Cache | None]:
-        """One shard's rows (B, T) -> hidden (B, T, D) before the final norm, and their cache."""
+        read: Read = "all",
+    ) -> tuple[Array | None, Cache | None]:
+        """One shard's rows (B, T): hidden states before the final norm, and the rows' cache.
+
+        Args:
+            features: what `rows.image_index` points into; None without images.
+            prefixes: what the rows continue, outermost first.
+            take: (N,) places of the tokens, to skip the padding (see cells.py); None or N = 0:
+                all cells are computed.
+            collect: return the cache.
+            read: hidden states of "all" tokens (B, T, D), of the "last" of each row (B, D), "none".
+        """
         dtype = jnp.dtype(compute.dtype)
-        x = self.embed.table[...][rows.tokens].astype(dtype)  # (B, T, D)
-        visual = (rows.image_index >= 0)[..., None]  # (B, T, 1)
-        source = jnp.maximum(rows.image_index, 0)
+        nothing = jnp.zeros(0, jnp.int32)
+        cells = Cells(rows.lengths, rows.tokens.shape[-1], nothing if take is None else take)
+        x = self.embed.table[...][cells.flat(rows.tokens)].astype(dtype)  # (N, D)
+        image_index = cells.flat(rows.image_index)
+        visual, source = (image_index >= 0)[:, None], jnp.maximum(image_index, 0)
         if features is not None:
             x = jnp.where(visual, features.merged[source].astype(dtype), x)
         positions = jnp.take(rows.positions, rope_axes(self.config), axis=1)  # (B, H / 2, T)
         rates = inverse_frequencies(self.config.rope_theta, self.config.head_dim)
-        angles = positions.swapaxes(1, 2).astype(jnp.float32) * rates  # (B, T, H / 2)
+        angles = cells.flat(positions.swapaxes(1, 2)).astype(jnp.float32) * rates  # (N, H / 2)
 
-        def step(x: Array, layer_input: tuple) -> tuple[Array, tuple[Array, Array] | None]:
-            layer, slab, kv = layer_input
-            shared = None
-            if kv is not None:
-                assert prefix is not None and prefix_index is not None
-                shared = PrefixKV(kv[0], kv[1], prefix.lengths, prefix_index)
-            x, own = layer(x, angles, shared)
-            if slab is not None:  # DeepStack: visual tokens only
+        def run(x: Array, inputs: tuple, read: Read) -> tuple[Array, tuple[Array, Array] | None]:
+            layer, slab, pairs = inputs
+            shared = [
+                PrefixKV(k, v, prefix.cache.lengths, prefix.rows)
+                for (k, v), prefix in zip(pairs, prefixes, strict=True)
+            ]
+            x, own = layer(x, angles, cells, shared, read)
+            if slab is not None and read == "all":  # DeepStack: visual tokens only
                 x = x + jnp.where(visual, slab[source], 0).astype(x.dtype)
             return x, own if collect else None
 
-        caches = []
-        for s in range(len(self.depths)):
-            has_slab = s == 0 and features is not None and features.deepstack.shape[0] > 0
-            slab = features.deepstack if has_slab and features is not None else None
-            kv = None if prefix is None else prefix.stages[s]
-            x, own = compute.scan(step, x, (getattr(self, f"stage_{s}"), slab, kv))
+        caches: list[Any] = []  # (k, v) of each stage, or None
+        first = 0
+        for s, depth in enumerate(self.depths):
+            if not depth:
+                continue
+            slab = None
+            if features is not None and first < features.deepstack.shape[0]:
+                slab = features.deepstack[first : first + depth]
+            pairs = tuple(prefix.cache.stages[len(caches)] for prefix in prefixes)
+            inputs = (getattr(self, f"stage_{s}"), slab, pairs)
+            if s < len(self.depths) - 1:
+                x, own = compute.scan(lambda x, some: run(x, some, "all"), x, inputs)
+            else:  # one layer
+                last = jax.tree.map(lambda stacked: stacked[0], inputs)
+                x, own = compute.wrap(lambda x, some: run(x, some, read))(x, last)
+                own = None if own is None else (own[0][None], own[1][None])
             caches.append(own)
-        return x, Cache(tuple(caches), rows.lengths) if collect else None
+            first += depth
+        hidden = {"all": cells.rows, "last": lambda x: x, "none": lambda x: None}[read](x)
+        return hidden, Cache(tuple(caches), rows.lengths) if collect else None

@@ -14,6 +14,7 @@ from flax import nnx
 
 from unirank_jax.attention import attend
 from unirank_jax.batch import Images
+from unirank_jax.cells import Cells
 from unirank_jax.config import VisionConfig
 from unirank_jax.layers import Compute, Dense, LayerNorm, inverse_frequencies, rotate, stack
 
@@ -21,10 +22,10 @@ Array = jax.Array
 
 
 class Features(NamedTuple):
-    """Visual tokens of one shard, flat over slots: row `slot * M + m`."""
+    """Visual tokens of one shard, image after image."""
 
-    merged: Array  # (I * M, D)
-    deepstack: Array  # (n, I * M, D)
+    merged: Any  # (F, D), of the device or numpy
+    deepstack: Any  # (n, F, D)
 
 
 class VisionBlock(nnx.Module):
@@ -40,12 +41,13 @@ class VisionBlock(nnx.Module):
         self.down = Dense(rngs, (mlp, width), ("vision_mlp", "vision_embed"), True, gain=0.5)
         self.heads = config.heads
 
-    def __call__(self, x: Array, angles: Array, lengths: Array) -> Array:
-        images, patches, width = x.shape
-        qkv = self.qkv(self.norm1(x)).reshape(images, patches, 3, self.heads, -1)
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        mixed = attend(rotate(q, angles), rotate(k, angles), v, causal=False, key_lengths=lengths)
-        x = x + self.out(mixed.reshape(images, patches, width))
+    def __call__(self, x: Array, angles: Array, cells: Cells) -> Array:
+        """x (N, Dv) -> (N, Dv)."""
+        qkv = self.qkv(self.norm1(x)).reshape(x.shape[0], 3, self.heads, -1)
+        q, k = rotate(qkv[:, 0], angles), rotate(qkv[:, 1], angles)
+        q, k, v = cells.rows(q), cells.rows(k), cells.rows(qkv[:, 2])  # (I, P, heads, H)
+        mixed = cells.flat(attend(q, k, v, causal=False, key_lengths=cells.lengths))
+        x = x + self.out(mixed.reshape(x.shape))
         return x + self.down(jax.nn.gelu(self.up(self.norm2(x)), approximate=True))
 
 
@@ -60,10 +62,10 @@ class Merger(nnx.Module):
         self.unit, self.norm_after = config.merge_unit, norm_after
 
     def __call__(self, x: Array) -> Array:
-        images, patches, width = x.shape
+        """x (N, Dv) in merge order -> (N / unit, D)."""
         if not self.norm_after:
             x = self.norm(x)
-        x = x.reshape(images, patches // self.unit, self.unit * width)
+        x = x.reshape(-1, self.unit * x.shape[-1])
         if self.norm_after:
             x = self.norm(x)
         return self.down(jax.nn.gelu(self.up(x), approximate=False))
@@ -102,18 +104,19 @@ class Vision(nnx.Module):
             setattr(self, f"deepstack_{j}", Merger(config, rngs, norm_after=True))
 
     def __call__(self, images: Images, compute: Compute) -> Features:
-        """images: one shard (I, P, ...) -> merged (I * M, D) and DeepStack (n, I * M, D)."""
+        """images: one shard (I, P, ...) -> merged (F, D) and DeepStack (n, F, D)."""
         config, dtype = self.config, jnp.dtype(compute.dtype)
-        x = self.patch(images.patches, dtype)  # (I, P, Dv)
+        cells = Cells(images.lengths, images.patches.shape[1], images.take)
+        x = self.patch(cells.flat(images.patches), dtype)  # (N, Dv)
         table = self.table[...]
-        position = (table[images.pos_index] * images.pos_weight[..., None]).sum(-2)
-        x = x + position.astype(dtype)
+        weight = cells.flat(images.pos_weight)[..., None]
+        x = x + (table[cells.flat(images.pos_index)] * weight).sum(-2).astype(dtype)
         rates = inverse_frequencies(config.rope_theta, config.head_dim // 2)
-        angles = images.patch_hw[..., None].astype(jnp.float32) * rates  # (I, P, 2, H / 4)
-        angles = angles.reshape(*angles.shape[:2], -1)
+        places = cells.flat(images.patch_hw)[..., None].astype(jnp.float32)  # (N, 2, 1)
+        angles = (places * rates).reshape(x.shape[0], -1)  # (N, H / 2)
 
         def step(x: Array, block: VisionBlock) -> tuple[Array, None]:
-            return block(x, angles, images.lengths), None
+            return block(x, angles, cells), None
 
         deepstack = []
         for s, depth in enumerate(config.stage_depths):
@@ -122,7 +125,5 @@ class Vision(nnx.Module):
             if s < len(config.deepstack_layers):
                 deepstack.append(getattr(self, f"deepstack_{s}")(x))
         merged = self.merger(x)
-        merged = merged.reshape(-1, merged.shape[-1])
-        slabs = [slab.reshape(merged.shape) for slab in deepstack]
         empty = jnp.zeros((0, *merged.shape), dtype)
-        return Features(merged, jnp.stack(slabs) if slabs else empty)
+        return Features(merged, jnp.stack(deepstack) if deepstack else empty)

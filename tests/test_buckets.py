@@ -1,0 +1,63 @@
+"""Buckets: ladders hold what is asked, programs stay few, and one is compiled when it pays."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+
+from unirank_jax.batch import Bucket
+from unirank_jax.buckets import COMPILE_PRICE, Buckets, fits, round_up, rung, union
+
+
+@pytest.mark.parametrize("least, steps", [(32, 2), (64, 8), (8, 1), (1, 1), (64, 1)])
+def test_a_rung_holds_its_size_with_bounded_waste(least: int, steps: int) -> None:
+    assert rung(0, least, steps) == 0
+    rungs = [rung(size, least, steps) for size in range(1, 5000)]
+    assert all(found >= size for size, found in enumerate(rungs, 1))
+    assert rungs == sorted(rungs), "a larger size never gets a smaller rung"
+    assert all(rung(found, least, steps) == found for found in set(rungs))
+    waste = max(found / size for size, found in enumerate(rungs, 1) if size > 4 * least)
+    assert waste <= 1 + 1 / steps + 1e-9
+
+
+def test_rungs_of_patches_keep_the_merge_blocks_whole() -> None:
+    sizes = np.random.default_rng(0).integers(1, 3000, 200) * 4
+    for size in sizes.tolist():
+        need = Bucket(1, 1, 1, 1, 1, size, cells=1, patch_cells=size)
+        assert round_up(need).patches % 4 == 0 and round_up(need).patch_cells % 4 == 0
+
+
+def random_need(rng: np.random.Generator) -> Bucket:
+    return Bucket(*(int(size) for size in rng.integers(0, 257, len(astuple(Bucket(*[0] * 6))))))
+
+
+def test_every_batch_fits_its_bucket_and_programs_are_bounded() -> None:
+    rng = np.random.default_rng(1)
+    buckets = Buckets("test", 5, lambda bucket: float(sum(astuple(bucket))) * 1e9)
+    for _ in range(500):
+        need = random_need(rng)
+        assert fits(need, buckets.choose(need))
+    assert len(buckets.chosen) <= 5 + 1  # one size may pass a power of two later
+
+
+def test_a_program_of_the_right_size_is_compiled_once_it_pays() -> None:
+    large, small = Bucket(1, 64, 512, 64, 0, 0, cells=8192), Bucket(1, 64, 8, 64, 0, 0, cells=256)
+    price = COMPILE_PRICE / 8192
+    buckets = Buckets("test", 5, lambda bucket: price * bucket.cells / 10)  # 10 runs: one price
+    assert buckets.choose(large) == round_up(large)
+    uses = [buckets.choose(small) for _ in range(20)]
+    reused = uses.count(round_up(large))
+    assert 9 <= reused <= 12, "until the padding has cost a compilation"
+    assert uses[-1] == round_up(small)
+
+
+def test_near_the_limit_one_program_holds_everything() -> None:
+    buckets = Buckets("test", 3, lambda bucket: float(bucket.cells))
+    wide, tall = Bucket(1, 32, 8, 512, 0, 0, cells=64), Bucket(1, 32, 256, 32, 0, 0, cells=4096)
+    buckets.choose(wide), buckets.choose(tall)
+    image = Bucket(1, 32, 8, 32, 16, 256, cells=64, patch_cells=512)
+    last = buckets.choose(image)
+    assert all(fits(need, last) for need in (wide, tall, image))
+    assert buckets.choose(union([wide, tall, image])) == last

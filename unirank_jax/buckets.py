@@ -1,0 +1,104 @@
+"""Which compiled program runs a batch: sizes on ladders, few programs, none compiled needlessly.
+
+A program holds every batch that is not larger than its bucket. Compiling costs seconds, padding
+costs a little every time: a program of the right size is compiled once the padding that it would
+have saved has cost as much as compiling it (the rule of the ski rental).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import astuple, replace
+
+from unirank_jax.batch import Bucket
+
+COMPILE_PRICE = 3e11  # multiply-adds that are computed in the time of a compilation, on a CPU
+CLOSE = 1.05  # a program this little above the right size is the right one
+
+logger = logging.getLogger(__name__)
+
+
+class Buckets:
+    """The buckets of one compiled function.
+
+    Args:
+        name: for the log.
+        most: programs at most. The last of them holds everything seen and room to spare; only a
+            batch that is larger still adds another, with a warning.
+        cost: multiply-adds of a bucket.
+    """
+
+    def __init__(self, name: str, most: int, cost: Callable[[Bucket], float]) -> None:
+        self.name, self.most, self.cost = name, most, cost
+        self.chosen: list[Bucket] = []
+        self._wasted: dict[Bucket, float] = {}
+
+    def choose(self, need: Bucket) -> Bucket:
+        """The bucket to run a batch of these sizes in; a new one is remembered."""
+        wanted = round_up(need)
+        fitting = [bucket for bucket in self.chosen if fits(need, bucket)]
+        best = min(fitting, key=self.cost, default=None)
+        full = len(self.chosen) >= self.most - 1  # the last place is for a batch that fits none
+        if best is not None:
+            waste = self.cost(best) - self.cost(wanted)
+            self._wasted[wanted] = self._wasted.get(wanted, 0.0) + waste
+            close = waste <= (CLOSE - 1) * self.cost(wanted)
+            if full or close or self._wasted[wanted] < COMPILE_PRICE:
+                return best
+        elif full:
+            wanted = doubled(union([*self.chosen, need]))
+            if len(self.chosen) >= self.most:
+                count = len(self.chosen) + 1
+                logger.warning("%s: program %d is compiled: %s", self.name, count, wanted)
+        self.chosen.append(wanted)
+        return wanted
+
+
+def fits(need: Bucket, bucket: Bucket) -> bool:
+    """Whether a batch of these sizes runs in a bucket."""
+    return all(a <= b for a, b in zip(astuple(need), astuple(bucket), strict=True))
+
+
+def union(buckets: list[Bucket]) -> Bucket:
+    """The smallest bucket that holds all of them."""
+    return Bucket(*(max(sizes) for sizes in zip(*map(astuple, buckets), strict=True)))
+
+
+def round_up(need: Bucket) -> Bucket:
+    """Each size on its ladder; 0 stays 0 (no images: a program without a tower).
+
+    Cells and patch cells cost in proportion, so their ladder is fine; the others are coarse.
+    """
+    return replace(
+        need,
+        prefixes=rung(need.prefixes, 1, 1),
+        prefix_tokens=rung(need.prefix_tokens, 32, 2),
+        rows=rung(need.rows, 8, 1),
+        tokens=rung(need.tokens, 32, 2),
+        images=rung(need.images, 4, 1),
+        patches=rung(need.patches, 64, 2),
+        cells=rung(need.cells, 64, 8),
+        patch_cells=rung(need.patch_cells, 64, 8),
+        given=rung(need.given, 64, 1),
+        outer=rung(need.outer, 64, 1),
+    )
+
+
+def doubled(need: Bucket) -> Bucket:
+    """Each size on the powers of two: what is a little larger later fits, too."""
+    return Bucket(*(rung(size, 1, 1) for size in astuple(round_up(need))))
+
+
+def rung(size: int, least: int, steps: int) -> int:
+    """The next of `least` times 2^n, with `steps` even steps between two powers; 0 stays 0.
+
+    Steps that would not be whole multiples of `least / 4` are left out.
+    """
+    if size <= 0:
+        return 0
+    top = least
+    while top < size:
+        top *= 2
+    step = max(top // (2 * steps), least // 4, 1)
+    return max(least, -(-size // step) * step)
