@@ -1,0 +1,53 @@
+"""FLOP that scoring a workload needs: the query once, no padding, the last layer at the label."""
+
+from __future__ import annotations
+
+from benchmarks.workloads import Workload
+from unirank_jax.config import ModelConfig
+from unirank_jax.content import parse
+from unirank_jax.reranker import Reranker
+
+
+def needed(ours: Reranker, workload: Workload) -> float:
+    """Multiply-adds times two: decoder, attention, tower and mergers; static prompts are free.
+
+    Every picture of a list counts, as without a cache of features, but once in its list.
+    """
+    config = ours.engine.config
+    total = 0.0
+    for query, candidates in zip(workload.queries, workload.lists, strict=True):
+        prefix = ours.prompt.prefix(parse(query, "query"))
+        static = len(ours.prompt.static().tokens)
+        own = len(prefix.tokens) - static
+        total += sequence(config, own, static, last=0)
+        images = {image.digest: len(image.pixels) for image in prefix.images}
+        for candidate in candidates:
+            parts = parse(candidate, "candidate")
+            row = ours.prompt.candidate(parts, "candidate", len(prefix.tokens))
+            total += sequence(config, len(row.tokens), len(prefix.tokens), last=1)
+            images |= {image.digest: len(image.pixels) for image in row.images}
+        total += sum(tower(config, patches) for patches in images.values())
+    return total
+
+
+def sequence(config: ModelConfig, tokens: int, before: int, last: int) -> float:
+    """FLOP of `tokens` tokens after `before` others, of which `last` pass the last layer."""
+    text = config.text
+    own, shared = text.heads * text.head_dim, text.kv_heads * text.head_dim
+    keys = 2 * text.width * shared
+    rest = 2 * text.width * own + 3 * text.width * text.mlp_width
+    read = tokens * before + tokens * (tokens + 1) / 2  # (query, key) pairs
+    layer = tokens * (keys + rest) + 2 * read * own
+    final = tokens * keys + last * (rest + 2 * (before + tokens) * own)
+    return 2.0 * ((text.depth - 1) * layer + final)
+
+
+def tower(config: ModelConfig, patches: int) -> float:
+    """FLOP of one image: patch projection, blocks, mergers."""
+    vision = config.vision
+    width, unit = vision.width, vision.merge_unit
+    block = patches * (4 * width**2 + 2 * width * vision.mlp_width) + 2 * patches**2 * width
+    joined = unit * width
+    mergers = (1 + len(vision.deepstack_layers)) * (patches / unit)
+    merging = mergers * (joined**2 + joined * vision.out_width)
+    return 2.0 * (patches * vision.patch_dim * width + vision.depth * block + merging)
