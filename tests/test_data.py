@@ -191,14 +191,14 @@ def test_few_buckets_hold_every_batch() -> None:
     assert used <= set(plan.buckets) and len(used) > 1
 
 
-def test_grouping_by_length_makes_batches_cheaper() -> None:
+def test_grouping_by_length_narrows_the_rows() -> None:
     index = random_index(400)
 
-    def cost(window: int) -> int:
+    def width(window: int) -> int:
         plan = TrainPlan(index, replace(SETTINGS, length_window=window, buckets=4))
         return sum(plan[number].bucket.tokens for number in range(100))
 
-    assert cost(16) < 0.8 * cost(1)
+    assert width(16) < 0.8 * width(1)
 
 
 def test_buckets_are_joined_where_it_costs_least() -> None:

@@ -7,16 +7,19 @@ the bucket without talking. No JAX here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from functools import lru_cache
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from train.sizes import Index, PlanError
 from unirank_jax.batch import Bucket
+from unirank_jax.buckets import rung
 
 _PROBE = 48  # batches whose sizes decide the buckets
+SPARE = 1.15  # room above the largest probe
+ATTENTION = 8  # a padded cell costs attention about one in so many of a token's whole cost
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,7 @@ def sample(index: Index, number: int, epoch: int, settings: PlanSettings, *, dra
 def need(index: Index, lists: list[list[list[Chosen]]], settings: PlanSettings) -> Bucket:
     """Sizes that hold every shard of a batch: exact, but for equal pictures under other ids."""
     shards = [shard for micro in lists for shard in micro]
-    prefix = tokens = images = patches = 0
+    prefix = tokens = images = patches = cells = patch_cells = 0
     for shard in shards:
         numbers = [chosen.number for chosen in shard]
         if not numbers:
@@ -181,14 +184,19 @@ def need(index: Index, lists: list[list[list[Chosen]]], settings: PlanSettings) 
         queries = index.query_sizes[numbers]
         prefix = max(prefix, int(queries[:, 0].max()))
         unique = np.unique(np.concatenate([index.items[chosen.slots] for chosen in shard]))
-        sizes = index.item_sizes[unique]
-        images = max(images, int(queries[:, 1].sum() + sizes[:, 1].sum()))
-        patches = max(patches, int(queries[:, 2].max()), int(sizes[:, 2].max(initial=0)))
+        sizes = np.concatenate([queries, index.item_sizes[unique]])
+        images = max(images, int(sizes[:, 1].sum()))
+        patches = max(patches, int(sizes[:, 2].max()))
+        patch_cells = max(patch_cells, int((sizes[:, 1] * sizes[:, 2]).sum()))
+        used = 0
         for chosen in shard:
             room = settings.max_tokens - int(index.query_sizes[chosen.number, 0])
-            tokens = max(tokens, min(_length(index, chosen), room))
+            lengths = np.minimum(index.item_sizes[index.items[chosen.slots], 0], room)
+            tokens = max(tokens, int(lengths.max(initial=0)))
+            used += int(lengths.sum())
+        cells = max(cells, used)
     rows = settings.lists * settings.list_size
-    return Bucket(settings.lists, prefix, rows, tokens, images, patches)
+    return Bucket(settings.lists, prefix, rows, tokens, images, patches, cells, patch_cells)
 
 
 def largest(index: Index, settings: PlanSettings) -> Bucket:
@@ -196,21 +204,26 @@ def largest(index: Index, settings: PlanSettings) -> Bucket:
     rows = settings.lists * settings.list_size
     queries, items = index.query_sizes.max(0), index.item_sizes.max(0)
     images = settings.lists * int(queries[1]) + min(rows, len(index.item_ids)) * int(items[1])
+    tokens = min(int(items[0]), settings.max_tokens - int(index.query_sizes[:, 0].min()))
+    patches = max(int(queries[2]), int(items[2]))
     return Bucket(
         settings.lists,
         int(queries[0]),
         rows,
-        min(int(items[0]), settings.max_tokens - int(index.query_sizes[:, 0].min())),
+        tokens,
         images,
-        max(int(queries[2]), int(items[2])),
+        patches,
+        rows * tokens,
+        images * patches,
     )
 
 
 def choose_buckets(needs: Sequence[Bucket], top: Bucket | None, limit: int) -> tuple[Bucket, ...]:
     """At most `limit` buckets for these needs, cheapest first; `top`, if any, is among them.
 
-    Sizes are rounded up to rungs (ratio about sqrt 2), then the two buckets whose union costs least
-    are joined until few enough are left.
+    Sizes are rounded up to rungs, then the two buckets whose union costs least are joined until
+    few enough are left. With `top` the needs are a part of those to come: one bucket is then a
+    little larger than all of them, because `top` itself costs many times as much.
     """
     uses: dict[Bucket, int] = {}
     for wanted in needs:
@@ -218,6 +231,13 @@ def choose_buckets(needs: Sequence[Bucket], top: Bucket | None, limit: int) -> t
         uses[rounded] = uses.get(rounded, 0) + 1
     if top is not None:
         uses.setdefault(_round(top), 0)
+        spare = reduce(_union, needs)
+        spare = replace(
+            spare,
+            cells=min(round(spare.cells * SPARE), top.cells),
+            patch_cells=min(round(spare.patch_cells * SPARE), top.patch_cells),
+        )
+        uses.setdefault(_round(spare), 1)
     while len(uses) > limit:
         found = list(uses)
         pairs = [(a, b) for i, a in enumerate(found) for b in found[i + 1 :]]
@@ -254,12 +274,16 @@ def _rung(size: int) -> int:
 
 
 def _round(bucket: Bucket) -> Bucket:
-    """Rungs for tokens and images; patches to a multiple of 16."""
-    patches = -(-bucket.patches // 16) * 16
-    tokens, prefix, images = (
-        _rung(size) for size in (bucket.tokens, bucket.prefix_tokens, bucket.images)
+    """Rungs for tokens and images; patches to a multiple of 16; cells, which cost most, finely."""
+    return replace(
+        bucket,
+        prefix_tokens=_rung(bucket.prefix_tokens),
+        tokens=_rung(bucket.tokens),
+        images=_rung(bucket.images),
+        patches=-(-bucket.patches // 16) * 16,
+        cells=rung(bucket.cells, 64, 8),
+        patch_cells=rung(bucket.patch_cells, 64, 8),
     )
-    return Bucket(bucket.prefixes, prefix, bucket.rows, tokens, images, patches)
 
 
 def _union(a: Bucket, b: Bucket) -> Bucket:
@@ -270,11 +294,13 @@ def _union(a: Bucket, b: Bucket) -> Bucket:
 
 
 def _cost(bucket: Bucket) -> int:
-    """Tokens and patches that a program of this bucket computes."""
+    """Tokens and patches that a program of this bucket computes; attention pays for its padding."""
+    padded = bucket.rows * bucket.tokens + bucket.images * bucket.patches
     return (
         bucket.prefixes * bucket.prefix_tokens
-        + bucket.rows * bucket.tokens
-        + bucket.images * bucket.patches
+        + bucket.cells
+        + bucket.patch_cells
+        + padded // ATTENTION
     )
 
 

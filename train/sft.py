@@ -219,8 +219,9 @@ def announce(
     print(f"update: {config.batch.lists} lists, {rows} pairs; batch shapes:")
     for bucket in plan.buckets:
         print(
-            f"  {bucket.prefixes} x {bucket.prefix_tokens} query tokens, {bucket.rows} x "
-            f"{bucket.tokens} candidate tokens, {bucket.images} x {bucket.patches} patches"
+            f"  {bucket.prefixes} queries of {bucket.prefix_tokens} tokens, {bucket.rows} "
+            f"candidates of {bucket.tokens}, {bucket.cells} together, {bucket.images} images of "
+            f"{bucket.patches} patches, {bucket.patch_cells} together"
         )
     print("loss: " + " + ".join(f"{weight} {name}" for name, weight in config.loss.items()))
 
