@@ -207,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     peers = ["transformers", "sentence-transformers"]
     parser.add_argument("--peers", nargs="*", choices=peers, default=["transformers"])
     parser.add_argument("--rounds", type=int, default=7, help="(default: %(default)s)")
-    parser.add_argument("--token-budget", type=int, default=ScoringConfig().token_budget)
+    parser.add_argument("--token-budget", type=int, help="of ours (default: its own choice)")
     parser.add_argument(
         "--model", default="runs/benchmarks/100m", help="folder, made where it is absent"
     )

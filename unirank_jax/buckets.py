@@ -8,35 +8,44 @@ have saved has cost as much as compiling it (the rule of the ski rental).
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import astuple, replace
 
 from unirank_jax.batch import Bucket
 
-COMPILE_PRICE = 3e11  # multiply-adds that are computed in the time of a compilation, on a CPU
+COMPILE_PRICE = 1e11  # multiply-adds that a CPU computes in the time of a compilation
 CLOSE = 1.05  # a program this little above the right size is the right one
+GROW = 1.25  # a new program may cost so much more to hold what an older one holds, too
+PATIENCE = 3  # above the wanted number of programs, one more must save so many compilations
 
 logger = logging.getLogger(__name__)
 
 
 class Buckets:
-    """The buckets of one compiled function.
+    """The buckets of one compiled function whose batches are alike: all with new images, or none.
 
     Args:
         name: for the log.
-        most: programs at most. The last of them holds everything seen and room to spare; only a
-            batch that is larger still adds another, with a warning.
+        most: programs that are compiled readily. The last of them holds everything seen and room
+            to spare; more are compiled only for larger batches, with a warning, or where they save
+            a lot in the long run.
         cost: multiply-adds of a bucket.
+        price: multiply-adds that are computed in the time of a compilation.
     """
 
-    def __init__(self, name: str, most: int, cost: Callable[[Bucket], float]) -> None:
-        self.name, self.most, self.cost = name, most, cost
+    def __init__(
+        self, name: str, most: int, cost: Callable[[Bucket], float], price: float = COMPILE_PRICE
+    ) -> None:
+        self.name, self.most, self.cost, self.price = name, most, cost, price
         self.chosen: list[Bucket] = []
+        self._seen = Bucket(0, 0, 0, 0, 0, 0)  # the union of all batches
         self._wasted: dict[Bucket, float] = {}
 
     def choose(self, need: Bucket) -> Bucket:
         """The bucket to run a batch of these sizes in; a new one is remembered."""
         wanted = round_up(need)
+        self._seen = union([self._seen, need])
         fitting = [bucket for bucket in self.chosen if fits(need, bucket)]
         best = min(fitting, key=self.cost, default=None)
         full = len(self.chosen) >= self.most - 1  # the last place is for a batch that fits none
@@ -44,13 +53,18 @@ class Buckets:
             waste = self.cost(best) - self.cost(wanted)
             self._wasted[wanted] = self._wasted.get(wanted, 0.0) + waste
             close = waste <= (CLOSE - 1) * self.cost(wanted)
-            if full or close or self._wasted[wanted] < COMPILE_PRICE:
+            if close or self._wasted[wanted] < self.price * (PATIENCE if full else 1):
                 return best
         elif full:
-            wanted = doubled(union([*self.chosen, need]))
+            wanted = roomy(self._seen)
             if len(self.chosen) >= self.most:
                 count = len(self.chosen) + 1
                 logger.warning("%s: program %d is compiled: %s", self.name, count, wanted)
+        else:
+            grown = [round_up(union([bucket, need])) for bucket in self.chosen]
+            least = min(grown, key=self.cost, default=wanted)
+            if self.cost(least) <= GROW * self.cost(wanted):
+                wanted = least
         self.chosen.append(wanted)
         return wanted
 
@@ -68,26 +82,28 @@ def union(buckets: list[Bucket]) -> Bucket:
 def round_up(need: Bucket) -> Bucket:
     """Each size on its ladder; 0 stays 0 (no images: a program without a tower).
 
-    Cells and patch cells cost in proportion, so their ladder is fine; the others are coarse.
+    Cells and patch cells cost in proportion, so their ladder is fine; the others are coarse, and
+    that of given features, which cost nothing but memory, is very coarse.
     """
     return replace(
         need,
         prefixes=rung(need.prefixes, 1, 1),
         prefix_tokens=rung(need.prefix_tokens, 32, 2),
-        rows=rung(need.rows, 8, 1),
+        rows=rung(need.rows, 8, 2),
         tokens=rung(need.tokens, 32, 2),
-        images=rung(need.images, 4, 1),
+        images=rung(need.images, 4, 2),
         patches=rung(need.patches, 64, 2),
         cells=rung(need.cells, 64, 8),
         patch_cells=rung(need.patch_cells, 64, 8),
-        given=rung(need.given, 64, 1),
+        given=8 ** math.ceil(math.log(need.given, 8)) if need.given else 0,
         outer=rung(need.outer, 64, 1),
     )
 
 
-def doubled(need: Bucket) -> Bucket:
+def roomy(need: Bucket) -> Bucket:
     """Each size on the powers of two: what is a little larger later fits, too."""
-    return Bucket(*(rung(size, 1, 1) for size in astuple(round_up(need))))
+    room = {name: rung(size, 1, 1) for name, size in vars(round_up(need)).items()}
+    return replace(Bucket(**room), outer=round_up(need).outer)
 
 
 def rung(size: int, least: int, steps: int) -> int:

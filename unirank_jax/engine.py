@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from unirank_jax.batch import Bucket, Images, Rows
-from unirank_jax.buckets import Buckets
+from unirank_jax.buckets import COMPILE_PRICE, Buckets
 from unirank_jax.feature_cache import FeatureCache, Promise, table
 from unirank_jax.layers import Compute
 from unirank_jax.model import (
@@ -33,9 +33,17 @@ from unirank_jax.prompt import Encoded
 from unirank_jax.text import Cache, Prefix
 from unirank_jax.vision import Features
 
-MAX_PROGRAMS = 12
-PREFIX_PROGRAMS = 4  # of them: for static parts and queries
+# Programs by what they run (a prefix or candidates; with a tower or without new images).
+PROGRAMS = {
+    ("prefixes", True): 2,
+    ("prefixes", False): 3,
+    ("candidates", True): 5,
+    ("candidates", False): 2,
+}
+MAX_PROGRAMS = sum(PROGRAMS.values())
 AHEAD = 4  # batches under way at most, so that memory stays flat
+ACCELERATOR_PRICE = 1e15  # multiply-adds that an accelerator computes during a compilation
+SOFTMAX = 16  # multiply-adds in whose time a score is masked, exponentiated and summed
 STATICS = 16  # static prompts that are kept
 
 
@@ -89,8 +97,11 @@ class Engine:
         self._prefix_program = jax.jit(self._trace_prefix)
         self._score_program = jax.jit(self._trace_score)
         self.programs = 0  # compiled so far
-        self._prefix_buckets = Buckets("prefixes", PREFIX_PROGRAMS, self._cost)
-        self._score_buckets = Buckets("candidates", MAX_PROGRAMS - PREFIX_PROGRAMS, self._cost)
+        price = COMPILE_PRICE if jax.default_backend() == "cpu" else ACCELERATOR_PRICE
+        self._buckets = {
+            (kind, tower): Buckets(kind, most, self._cost, price)
+            for (kind, tower), most in PROGRAMS.items()
+        }
         self._statics: OrderedDict[bytes, Shared] = OrderedDict()
         self._last_queries: tuple[list[Encoded], Shared] | None = None
         self._promises: list[Promise] = []  # features that the batch under work computes
@@ -103,7 +114,7 @@ class Engine:
     @property
     def buckets(self) -> list[Bucket]:
         """The sizes of all compiled programs."""
-        return [*self._prefix_buckets.chosen, *self._score_buckets.chosen]
+        return [bucket for buckets in self._buckets.values() for bucket in buckets.chosen]
 
     def logits(self, works: Iterable[Sequence[Work]], count: int) -> np.ndarray:
         """z_yes - z_no of every candidate at its place: (count,) float32, NaN where no work is.
@@ -183,7 +194,7 @@ class Engine:
             prefix_tokens=length,
             outer=static.size[1],
         )
-        bucket = self._score_buckets.choose(need)
+        bucket = self._buckets["candidates", need.images > 0].choose(need)
         slots, given = self._slots(candidates, bucket)
         starts = [prefixes.starts[at] for at in query_of]
         rows, take = pack_rows(self.config, candidates, starts, bucket, slots)
@@ -225,7 +236,7 @@ class Engine:
         need = compact_needs(sequences, [], self.features.tokens)
         if outer is not None:
             need = replace(need, outer=outer.size[1])
-        bucket = self._prefix_buckets.choose(need)
+        bucket = self._buckets["prefixes", need.images > 0].choose(need)
         slots, given = self._slots(sequences, bucket)
         start = 0 if outer is None else outer.starts[0]
         rows, starts = pack_prefixes(self.config, sequences, bucket, slots, start)
@@ -301,9 +312,10 @@ class Engine:
         else:
             tokens = bucket.prefixes * bucket.prefix_tokens
             span = tokens * (bucket.outer + bucket.prefix_tokens)
-        decoder = text.depth * (tokens * layer + 2 * span * text.heads * text.head_dim)
+        attention = span * text.heads * 2 * (text.head_dim + SOFTMAX)
+        decoder = text.depth * (tokens * layer + attention)
         block = vision.width * (4 * vision.width + 2 * vision.mlp_width)
-        seen = bucket.images * bucket.patches**2 * 2 * vision.width
+        seen = bucket.images * bucket.patches**2 * 2 * (vision.width + vision.heads * SOFTMAX)
         return float(decoder + vision.depth * (bucket.patch_cells * block + seen))
 
 
