@@ -57,17 +57,20 @@ def spell(text: str) -> tuple[str, str]:
 def typeset(text: str, images: Sequence[Image.Image], spec: ImageSpec) -> Image.Image:
     """An RGB picture of a text, below the images that belong to it, for a model's image budget.
 
+    Images are never enlarged, and no longer than the side of a square that is the whole budget.
     Raises ValueError where the font lacks a character (see `spell`).
     """
     spelled, missing = spell(text)
     if missing:
         raise ValueError(f"the font has no {missing[:10]!r}")
+    side = math.sqrt(spec.max_visual_tokens) * spec.factor
+    images = [image.resize(_scaled(image.size, side / max(image.size))) for image in images]
     plan = lay_out(spelled, [image.size for image in images], spec)
     width = plan.columns * spec.factor
     picture = Image.new("RGB", (width, plan.rows * spec.factor), "white")
     top = 0
     for image in images:
-        shown = image.resize(_shrunk(image.size, width), Image.Resampling.LANCZOS)
+        shown = image.resize(_scaled(image.size, width / image.width))
         picture.paste(shown, (0, top))
         top += shown.height
     pen = ImageDraw.Draw(picture)
@@ -132,7 +135,7 @@ def _smallest(
         if lines is None:
             continue
         height = 2 * MARGIN + len(lines) * _line_height(size)
-        height += sum(_shrunk(image, width)[1] for image in images)
+        height += sum(_scaled(image, width / image[0])[1] for image in images)
         rows = max(
             math.ceil(height / spec.factor),
             math.ceil(columns / LONGEST),
@@ -150,9 +153,9 @@ def _cost(plan: Layout) -> tuple[int, int]:
     return plan.columns * plan.rows, abs(plan.columns - plan.rows)
 
 
-def _shrunk(size: tuple[int, int], width: int) -> tuple[int, int]:
-    """The size of an image that must not be wider than the picture."""
-    scale = min(1.0, width / size[0])
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """The size of an image that may get smaller, not larger."""
+    scale = min(1.0, scale)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
