@@ -29,6 +29,7 @@ from unirank_jax.datasets import (
     notices,
     pictures,
     sources,
+    stand_ins,
 )
 from unirank_jax.datasets.dataset import Dataset, SourceError
 from unirank_jax.datasets.graded import Thing, item_maker
@@ -298,10 +299,33 @@ def test_a_furniture_catalogue_becomes_things(tmp_path):
     assert thing.items["description"].parts[0].text == f"Oak chair. {card}"
     assert thing.items["front+card"].modality == "mixed"
     assert thing.asks == {"title": "Oak chair", "title-de": "Eichenstühle"}
+    assert thing.stand_in == "Living room. 45 x 50 x 95.5 cm"
     assert furniture.draw_design((str(path), other.model, ())) is None
     (tmp_path / "no.sh3f").write_bytes(b"x")
     with pytest.raises(SourceError, match="no furniture catalogue"):
         furniture.read_catalogue(tmp_path / "no.sh3f")
+
+
+def test_a_stand_in_says_nothing_that_is_asked():
+    concept = emoji.Concept(
+        "1f415", "dog", ("pet", "hound"), "animals-nature", "animal-mammal",
+        {"de": "Hund"}, ("dogs", "pet", "puppy", "Hund"),
+    )  # fmt: skip
+    assert emoji.stand_in_text(concept) == "animals nature, animal mammal, puppy"
+    pair = {
+        "tabler": icons.Icon("tabler", "saw", ("cut", "wood", "blade"), "Tools", "saw"),
+        "mdi": icons.Icon("mdi", "saw", ("saws", "wood", "carpenter"), "Trade", "saw"),
+    }
+    drawn = {(vendor, "saw"): dot(number) for number, vendor in enumerate(pair)}
+    thing = icons.icon_thing("saw", pair, drawn, "g")
+    assert thing.items["tags"].parts[0].text == "cut, wood, blade"
+    assert thing.stand_in == "tools, trade, carpenter"
+    alone = icons.icon_thing("saw", {"mdi": pair["mdi"]}, drawn, "g")
+    assert alone.stand_in == "trade, wood, carpenter", "it has no text with tags"
+    clip = clipart.Clip("animals/farm dogs/x.svg", "Big dog", ("bark", "animal"))
+    assert clipart.stand_in_text(clip) == ""
+    clip = clipart.Clip("animals/mammals/x.svg", "Big dog", ("bark",))
+    assert clipart.stand_in_text(clip) == "animals, mammals"
 
 
 def test_an_iconify_icon_and_its_alias():
@@ -599,6 +623,12 @@ def test_the_whole_dataset_is_deterministic_and_no_label_crosses_splits(
             if item.kind in ("label", "name", "title"):
                 key = labels.label_key(item.parts[0].text)
                 assert seen.setdefault(key, split) == split, "a label is in two splits"
+    texts = stand_ins.read(dataset)
+    images = [i for s in SPLITS for i in dataset.items_of(s) if i.modality != "text"]
+    assert set(texts) <= {item.did for item in images} and len(texts) > 0.4 * len(images)
+    assert (tmp_path / "a" / stand_ins.FILE).read_bytes() == (
+        tmp_path / "b" / stand_ins.FILE
+    ).read_bytes()
     assert (tmp_path / "a" / "LICENSES").read_text() == "notices"
     page = (tmp_path / "a" / "sheet.html").read_text()
     assert "data:image/png;base64," in page and "http" not in page

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from unirank_jax.datasets.forms import Form
+
 LOSSES = ("bce", "rcr", "softmax", "ranknet", "vocab_ce")
 
 # Fields that change how a run goes, not what it computes: a resumed run may change them.
@@ -62,6 +64,7 @@ class DataSettings:
     buckets: int  # batch shapes, hence compiled programs, at most
     workers: int  # threads that read, decode and encode
     prefetch: int  # batches kept ready
+    form: Form = "native"  # of the candidates; runs older than this field are native
 
 
 @dataclass(frozen=True)
@@ -256,7 +259,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(kind: type[Config], values: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`.
+    """The inverse of `to_dict`; a field with a default may be missing.
 
     Raises:
         ConfigError: missing or unknown fields, by their full names.
@@ -389,7 +392,10 @@ def _build(kind: Any, values: Any, where: str, problems: list[str]) -> Any:
     if not dataclasses.is_dataclass(kind):
         return tuple(values) if typing.get_origin(kind) is tuple else values
     hints = typing.get_type_hints(kind)
-    problems += [f"{where}{name}: missing" for name in hints if name not in values]
+    optional = {f.name for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING}
+    problems += [
+        f"{where}{name}: missing" for name in hints if name not in values and name not in optional
+    ]
     problems += [
         f"{where}{name}: unknown{_hint(name, list(hints))}" for name in values if name not in hints
     ]

@@ -12,8 +12,10 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import unirank_jax
 from train import html_report
@@ -27,16 +29,22 @@ from train.evaluation import (
     evaluate_scores,
     reranker_scorer,
 )
+from train.forms import Shown, form_of_run, split_form
 from train.tables import as_json, render
 from unirank_jax.content import ContentError
-from unirank_jax.datasets.dataset import Dataset, DatasetError, open_source
+from unirank_jax.datasets.dataset import DatasetError, open_source
+from unirank_jax.datasets.forms import Form
 from unirank_jax.datasets.records import Example
 from unirank_jax.hub import WeightsError, resolve
 from unirank_jax.metrics import MetricError
 
+if TYPE_CHECKING:
+    from unirank_jax.reranker import Reranker
+
 __all__ = ["Report", "Row", "evaluate", "evaluate_scores", "main", "write"]
 
 BASE = Path(unirank_jax.__file__).parent / "assets" / "base"
+Paths = dict[str, str | None]  # name -> folder of a model or a run; None: the embedded default
 EXPECTED = (ConfigError, DatasetError, MetricError, WeightsError, ContentError)
 
 _EXAMPLES = """examples:
@@ -44,6 +52,7 @@ _EXAMPLES = """examples:
   python -m train.evaluate --model runs/sft-sci-tiny
   python -m train.evaluate --data my_lists/ --model exported/ --split valid
   python -m train.evaluate --model before=base/ after=exported/ --out runs/comparison
+  python -m train.evaluate --model native=runs/a image=runs/b:image text=runs/c:text
 
 Without --model the embedded default reranker is measured."""
 
@@ -54,8 +63,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         config = load_config(arguments.config, arguments.set)
         source = arguments.data or config.data.source
-        dataset = open_source(source)
-        report = run(arguments, dataset, source, config.seed)
+        paths, forms = named(arguments.model)
+        shown = Shown(open_source(source), forms)
+        dataset = shown.dataset
+        report = run(arguments, paths, shown, source, config.seed)
     except EXPECTED as error:
         sys.exit(f"train.evaluate: {error}")
     print(render(report, every_slice=False))
@@ -66,17 +77,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{folder}: report.html, report.md (every slice), report.json, queries.jsonl")
 
 
-def run(arguments: argparse.Namespace, dataset: Dataset, source: str, seed: int) -> Report:
+def run(
+    arguments: argparse.Namespace, paths: Paths, shown: Shown, source: str, seed: int
+) -> Report:
     """Load the models one after the other and evaluate them on the data."""
+    dataset, on_error = shown.dataset, "nan" if arguments.nan_last else "raise"
+    if arguments.mixed and set(shown.forms.values()) != {"native"}:
+        raise ConfigError("--mixed changes the form of candidates; leave it out beside PATH:FORM")
     if arguments.split not in dataset.splits:
         raise DatasetError(
             f"{dataset.path}: no lists in split {arguments.split!r}; "
             f"choose one of: {', '.join(dataset.splits)}"
         )
-    return evaluate(
+    report = evaluate(
         dataset,
         arguments.split,
-        _models(arguments.model, arguments.step, "nan" if arguments.nan_last else "raise"),
+        {name: _model(name, paths[name], arguments.step, on_error, shown) for name in paths},
         _dual_encoder(arguments.dual_encoder, source),
         resamples=arguments.resamples,
         seed=seed,
@@ -84,6 +100,7 @@ def run(arguments: argparse.Namespace, dataset: Dataset, source: str, seed: int)
         mixed=arguments.mixed,
         nan_last=arguments.nan_last,
     )
+    return replace(report, about=report.about | shown.about(arguments.split))
 
 
 def write(report: Report, folder: Path) -> None:
@@ -97,41 +114,49 @@ def write(report: Report, folder: Path) -> None:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def _models(specs: Sequence[str], step: str, on_error: str) -> dict[str, Scorer]:
-    """`NAME=PATH` or `PATH` (named by its last part); none is the embedded default.
+def named(specs: Sequence[str]) -> tuple[Paths, dict[str, Form]]:
+    """The models of `[NAME=]PATH[:FORM]`, named by the last part of the path, and their forms.
 
-    A model is loaded when its turn to score comes, so only one is in memory at a time.
+    Without a form it is that of the run, or native. No model is the embedded default.
     """
-    named: dict[str, str | None] = {} if specs else {"default": None}
+    named: Paths = {} if specs else {"default": None}
+    forms: dict[str, Form] = {} if specs else {"default": "native"}
     for spec in specs:
         name, equals, path = spec.partition("=")
-        if not equals:
-            name, path = Path(spec).name, spec
+        path, form = split_form(path if equals else spec)
+        name = name if equals else Path(path).name
         if name in named:
             raise ConfigError(f"--model {spec}: the name {name!r} is taken; write NAME={path}")
         # Now, not when the first models have scored for hours.
         named[name] = path if _is_run(path) else str(resolve(path))
-    return {name: _model(name, path, step, on_error) for name, path in named.items()}
+        forms[name] = form or (form_of_run(path) if _is_run(path) else "native")
+    return named, forms
 
 
 def _is_run(path: str) -> bool:
     return (Path(path) / "checkpoints").is_dir()
 
 
-def _model(name: str, path: str | None, step: str, on_error: str) -> Scorer:
+def _model(name: str, path: str | None, step: str, on_error: str, shown: Shown) -> Scorer:
+    """Loads the model when its turn to score comes, so only one is in memory at a time."""
+
     def score(examples: Sequence[Example]) -> Scores:
         from unirank_jax.reranker import default, load  # JAX: only when it is needed
 
+        def scores(reranker: Reranker) -> Scores:
+            seen = shown.to(name, examples, reranker.prompt)
+            return reranker_scorer(reranker, on_error=on_error, progress=name)(seen)
+
         if path is None:
-            return reranker_scorer(default(), on_error=on_error, progress=name)(examples)
-        with _exported(path, step) as folder:
-            return reranker_scorer(load(folder), on_error=on_error, progress=name)(examples)
+            return scores(default())
+        with exported(path, step) as folder:
+            return scores(load(folder))
 
     return score
 
 
 @contextmanager
-def _exported(path: str, step: str) -> Iterator[str]:
+def exported(path: str, step: str) -> Iterator[str]:
     """A model folder as it is; a training run's checkpoint, exported for the time being."""
     if not _is_run(path):
         yield path
@@ -185,8 +210,9 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         default=[],
-        metavar="[NAME=]PATH",
-        help="exported folders, hub ids or workdirs of train.sft",
+        metavar="[NAME=]PATH[:FORM]",
+        help="exported folders, hub ids or workdirs of train.sft; with :image or :text the model "
+        "sees all candidates in that form",
     )
     parser.add_argument(
         "--step", default="best", help="of a workdir: best, last or a number (default: best)"

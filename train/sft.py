@@ -38,6 +38,7 @@ from unirank_jax import sharding
 from unirank_jax.calibration import IDENTITY
 from unirank_jax.content import ContentError
 from unirank_jax.datasets.dataset import open_source
+from unirank_jax.datasets.forms import in_form
 from unirank_jax.images import ImageSpec
 from unirank_jax.manifest import LABEL_TOKENS, Manifest
 from unirank_jax.prompt import DEFAULT_INSTRUCTION, Prompt
@@ -70,7 +71,7 @@ def train(config: TrainConfig, workdir: Path) -> Outcome:
     mesh = sharding.mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     start = open_start(config.model, config.seed)
     prompt = make_prompt(config, start)
-    dataset = open_source(config.data.source)
+    dataset = in_form(open_source(config.data.source), config.data.form, prompt.spec)
     settings = plan_settings(config, mesh)
     index = cached_index(dataset, config.data.train_split, prompt, workdir / "cache")
     plan = TrainPlan(index, settings)
@@ -215,7 +216,8 @@ def announce(
     print(f"run {config.name} in {workdir}, step {step} of {config.schedule.steps}")
     print(f"devices: {jax.device_count()} x {jax.devices()[0].device_kind}, mesh {axes}")
     print(f"model: {sizes['t']:,} trained and {sizes['k']:,} frozen parameters, from {start.name}")
-    print(f"data: {data.source}, {len(plan.index)} lists of split {data.train_split}")
+    shown = "" if data.form == "native" else f", candidates as {data.form}"
+    print(f"data: {data.source}, {len(plan.index)} lists of split {data.train_split}{shown}")
     print(f"update: {config.batch.lists} lists, {rows} pairs; batch shapes:")
     for bucket in plan.buckets:
         print(

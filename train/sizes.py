@@ -62,7 +62,11 @@ def build_index(dataset: Dataset, split: str, prompt: Prompt) -> Index:
     for ranked in lists:
         items += [rows.setdefault(did, len(rows)) for did in ranked.dids]
     queries = [dataset.query(ranked.qid) for ranked in lists]
-    contents = [dataset.item(did) for did in rows]
+    # One at a time: in the form "image" an item holds the pixels of its picture.
+    seen = [
+        (prompt.candidate_length(item.parts, f"candidate {item.did}", 0), item.modality)
+        for item in map(dataset.item, rows)
+    ]
     return Index(
         queries=np.array([query.qid for query in queries]),
         kinds=np.array([query.kind for query in queries]),
@@ -75,10 +79,8 @@ def build_index(dataset: Dataset, split: str, prompt: Prompt) -> Index:
         items=np.array(items, np.int32),
         grades=np.array([grade for ranked in lists for grade in ranked.grades], np.int32),
         item_ids=np.array(list(rows)),
-        item_sizes=_sizes(
-            prompt.candidate_length(item.parts, f"candidate {item.did}", 0) for item in contents
-        ),
-        item_modality=np.array([item.modality for item in contents]),
+        item_sizes=_sizes(length for length, _ in seen),
+        item_modality=np.array([modality for _, modality in seen]),
     )
 
 

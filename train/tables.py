@@ -12,6 +12,7 @@ from typing import Any
 
 from train.calibrated import Calibrated
 from train.evaluation import HEADLINE, MACRO, MICRO, PARTS, SINGLE, WHOLE, Report, Row
+from train.forms import EVERYTHING, GROUPS
 from train.mixing import SHARES, Mixing
 from unirank_jax.metrics import METRICS
 from unirank_jax.modality_bias import Bias
@@ -26,6 +27,10 @@ _BIAS = (
 _CALIBRATION = (
     "Of sigmoid(logit) as a probability of relevance, before and after Platt's fit on the other "
     "half of the queries; a slope of 1 is calibrated, below it is overconfident."
+)
+_TOKENS = (
+    "Text and visual tokens of a candidate as it is scored, and by what the candidate is in the "
+    "data, both together (characters of a text); the prefix is what the candidates of a list share."
 )
 _MIXING = (
     "nDCG@10 by the share of candidates shown as images. Dip: the middle of the straight line "
@@ -71,6 +76,13 @@ def render(report: Report, *, every_slice: bool) -> str:
             parts += [f"## {view}: paired differences of {_title(HEADLINE)}", _differences(rows)]
     if report.bias:
         parts += ["## modality bias", _BIAS, _bias(report.bias)]
+    if about.get("tokens"):
+        parts += ["## tokens per candidate", _TOKENS, _tokens(about["tokens"])]
+    if about.get("lists_left_out"):
+        parts += [
+            f"{about['lists_left_out']} lists of this split are left out for all: a candidate does "
+            "not exist in a form that some model needs."
+        ]
     if report.calibration:
         parts += ["## calibration", _CALIBRATION, _calibration(report.calibration)]
     if refused := [name for name in report.models if name not in report.calibration]:
@@ -177,6 +189,17 @@ def _calibration(found: Mapping[str, Calibrated]) -> str:
         for modality, one in by_modality.items()
     ]
     return _table(["", "", "ECE", "Brier", "NLL (cnat)", "slope"], lines)
+
+
+def _tokens(found: Mapping[str, Mapping[str, Any]]) -> str:
+    groups = [name for name in GROUPS[1:] if any(name in one["groups"] for one in found.values())]
+    lines = []
+    for name, one in found.items():
+        means = {group: (x["text"], x["visual"]) for group, x in one["groups"].items()}
+        cells = [f"{one['prefix']:.1f}", *(f"{x:.1f}" for x in means[EVERYTHING])]
+        cells += [f"{sum(means[group]):.1f}" if group in means else "" for group in groups]
+        lines.append([f"{name} ({one['form']})", *cells])
+    return _table(["", "prefix", "text", "visual", *groups], lines)
 
 
 def _mixing(found: Mapping[str, Mixing]) -> str:
