@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from train.baselines import Scorer, Scores, text_baselines
 from train.calibrated import Calibrated, calibrated, cross_fitted
+from train.judging import judged
 from train.mixing import Mixing, mixing, pairs_of
 from unirank_jax.calibration import CalibrationError
 from unirank_jax.content import Part, TextPart
@@ -210,18 +211,6 @@ def examples_of(dataset: Dataset, split: str, limit: int | None = None) -> list[
     total = len(dataset.lists(split))
     count = total if limit is None else min(limit, total)
     return [dataset.example(split, i * total // count) for i in range(count)]
-
-
-def judged(example: Example) -> Judged:
-    """What the metrics need to know about a list."""
-    return Judged(
-        qid=example.query.qid,
-        grades=tuple(example.grades),
-        rel_min=example.query.rel_min,
-        kind=example.query.kind,
-        modalities=tuple(item.modality for item in example.candidates),
-        missing=tuple(example.missing),
-    )
 
 
 def content(parts: Sequence[Part]) -> list[Any]:
