@@ -198,7 +198,7 @@ def test_nan_scores_stop_the_evaluation_unless_counted_as_last():
 def test_further_baselines_join_the_three_that_are_always_shown():
     more = {"dual encoder": random_order}
     report = evaluate(Small(), "test", {"m": knows_pictures}, more, resamples=1, seed=0)
-    assert report.baselines == ("random", "BM25", "TF-IDF", "dual encoder")
+    assert report.baselines == ("random", "BM25", "TF-IDF", "dual encoder", "first stage")
     assert "dual encoder" in report.row(MICRO).differences["m"]
 
 

@@ -1,8 +1,9 @@
 """`python -m train.evaluate`: rerankers and baselines on the lists of one split, with intervals.
 
 Prints the tables and writes them (report.md), all numbers (report.json), the scores of every query
-(queries.jsonl) and a page with plots and ranked lists (report.html) to a folder. As a library:
-`evaluate` and `evaluate_scores`.
+(queries.jsonl) and a page with plots and ranked lists (report.html) to a folder. The lists are the
+dataset's own, those of a file, or what a first stage finds in the whole pool (train/top100.py). As
+a library: `evaluate` and `evaluate_scores`.
 """
 
 from __future__ import annotations
@@ -21,21 +22,28 @@ from train.baselines import Scorer, Scores
 from train.config import ConfigError
 from train.config import load as load_config
 from train.evaluation import (
+    DUAL,
+    FIRST,
     Report,
-    Row,
     evaluate,
     evaluate_scores,
+    examples_of,
     reranker_scorer,
 )
+from train.runs import Ranking, coverage, fixed, open_run, rejudged, write_runs
+from train.slices import Row
 from train.tables import as_json, render
+from train.top100 import Sizes, first_stage_of, top100
 from unirank_jax.content import ContentError
 from unirank_jax.datasets.dataset import Dataset, DatasetError, open_source
+from unirank_jax.datasets.overlay import overlaid
 from unirank_jax.datasets.records import Example
 from unirank_jax.hub import WeightsError, resolve
 from unirank_jax.metrics import MetricError
 
 __all__ = ["Report", "Row", "evaluate", "evaluate_scores", "main", "write"]
 
+TOP100 = "top100"
 BASE = Path(unirank_jax.__file__).parent / "assets" / "base"
 EXPECTED = (ConfigError, DatasetError, MetricError, WeightsError, ContentError)
 
@@ -44,46 +52,85 @@ _EXAMPLES = """examples:
   python -m train.evaluate --model runs/sft-sci-tiny
   python -m train.evaluate --data my_lists/ --model exported/ --split valid
   python -m train.evaluate --model before=base/ after=exported/ --out runs/comparison
+  python -m train.evaluate --lists top100 --write-runs --out runs/top100
+  python -m train.evaluate --data beir/ --run theirs.trec ours=ours.trec --qrels other.trec
 
-Without --model the embedded default reranker is measured."""
+Without --model and --run the embedded default reranker is measured."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command. Exits with a message on bad arguments, data or scores."""
     arguments = _parser().parse_args(argv)
+    folder = Path(arguments.out)
     try:
         config = load_config(arguments.config, arguments.set)
-        source = arguments.data or config.data.source
-        dataset = open_source(source)
-        report = run(arguments, dataset, source, config.seed)
+        report, dataset = run(arguments, arguments.data or config.data.source, config.seed)
+        print(render(report, every_slice=False))
+        write(report, folder)
+        if arguments.write_runs:
+            write_runs(report.queries, folder / "runs")
     except EXPECTED as error:
         sys.exit(f"train.evaluate: {error}")
-    print(render(report, every_slice=False))
-    folder = Path(arguments.out)
-    write(report, folder)
     page = html_report.render(report, dataset, vars(arguments), arguments.shown)
     (folder / "report.html").write_text(page, encoding="utf-8")
-    print(f"{folder}: report.html, report.md (every slice), report.json, queries.jsonl")
+    more = ", runs/" if arguments.write_runs else ""
+    print(f"{folder}: report.html, report.md (every slice), report.json, queries.jsonl{more}")
 
 
-def run(arguments: argparse.Namespace, dataset: Dataset, source: str, seed: int) -> Report:
-    """Load the models one after the other and evaluate them on the data."""
-    if arguments.split not in dataset.splits:
-        raise DatasetError(
-            f"{dataset.path}: no lists in split {arguments.split!r}; "
-            f"choose one of: {', '.join(dataset.splits)}"
-        )
-    return evaluate(
+def run(arguments: argparse.Namespace, source: str, seed: int) -> tuple[Report, Dataset]:
+    """Load the models one after the other and evaluate them on the lists that were asked for."""
+    split = arguments.split
+    dual = _dual_folder(arguments.dual_encoder, source)
+    on_error = "nan" if arguments.nan_last else "raise"
+    models = _models(arguments.model, arguments.step, on_error, bool(arguments.run))
+    rankings = {name: open_run(Path(path)) for name, path in _named("--run", arguments.run)}
+    dataset, notes, first = _lists(arguments, open_source(source), dual)
+    if arguments.qrels:
+        dataset, note = rejudged(dataset, split, Path(arguments.qrels))
+        notes.append(note)
+    examples = examples_of(dataset, split, arguments.limit)
+    notes += [coverage(name, ranking, examples) for name, ranking in rankings.items()]
+    report = evaluate(
         dataset,
-        arguments.split,
-        _models(arguments.model, arguments.step, "nan" if arguments.nan_last else "raise"),
-        _dual_encoder(arguments.dual_encoder, source),
+        split,
+        models,
+        _dual_encoder(dual) | ({FIRST: fixed(first)} if first else {}),
+        runs={name: fixed(ranking) for name, ranking in rankings.items()},
+        notes=notes,
         resamples=arguments.resamples,
         seed=seed,
         limit=arguments.limit,
         mixed=arguments.mixed,
         nan_last=arguments.nan_last,
     )
+    return report, dataset
+
+
+def _lists(
+    arguments: argparse.Namespace, dataset: Dataset, dual: Path | None
+) -> tuple[Dataset, list[str], Ranking | None]:
+    """The dataset with the lists to evaluate on, what to say about them, and their first stage."""
+    split, wanted = arguments.split, arguments.lists
+    if split not in dataset.splits:
+        raise DatasetError(
+            f"{dataset.path}: no lists in split {split!r}; "
+            f"choose one of: {', '.join(dataset.splits)}"
+        )
+    if not wanted:
+        return dataset, [], None
+    if wanted == TOP100:
+        if dual is None:
+            raise ConfigError("--lists top100: a first stage needs --dual-encoder PATH; give one")
+        sizes = Sizes(arguments.texts, arguments.images, arguments.limit)
+        path = top100(dataset, split, dual, sizes, Path(arguments.out))
+        note = (
+            f"Lists: {sizes.texts} texts and {sizes.images} items with an image that a first stage "
+            f"found in the whole pool of {len(dataset.pool(split))} items; unjudged items of the "
+            "query's own object are left out."
+        )
+    else:
+        path, note = Path(wanted), f"Lists: those of {Path(wanted).name}."
+    return overlaid(dataset, split, path), [note], first_stage_of(path)
 
 
 def write(report: Report, folder: Path) -> None:
@@ -97,21 +144,31 @@ def write(report: Report, folder: Path) -> None:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def _models(specs: Sequence[str], step: str, on_error: str) -> dict[str, Scorer]:
-    """`NAME=PATH` or `PATH` (named by its last part); none is the embedded default.
+def _models(specs: Sequence[str], step: str, on_error: str, with_runs: bool) -> dict[str, Scorer]:
+    """The models that were named; without any model or run the embedded default.
 
     A model is loaded when its turn to score comes, so only one is in memory at a time.
     """
-    named: dict[str, str | None] = {} if specs else {"default": None}
+    named: dict[str, str | None] = {}
+    for name, path in _named("--model", specs):
+        # Now, not when the first models have scored for hours.
+        named[name] = path if _is_run(path) else str(resolve(path))
+    if not named and not with_runs:
+        named = {"default": None}
+    return {name: _model(name, path, step, on_error) for name, path in named.items()}
+
+
+def _named(option: str, specs: Sequence[str]) -> list[tuple[str, str]]:
+    """(name, path) of `NAME=PATH` or `PATH`, which is named by its last part."""
+    found: dict[str, str] = {}
     for spec in specs:
         name, equals, path = spec.partition("=")
         if not equals:
-            name, path = Path(spec).name, spec
-        if name in named:
-            raise ConfigError(f"--model {spec}: the name {name!r} is taken; write NAME={path}")
-        # Now, not when the first models have scored for hours.
-        named[name] = path if _is_run(path) else str(resolve(path))
-    return {name: _model(name, path, step, on_error) for name, path in named.items()}
+            name, path = Path(spec).name.removesuffix(".trec"), spec
+        if name in found:
+            raise ConfigError(f"{option} {spec}: the name {name!r} is taken; write NAME={path}")
+        found[name] = path
+    return list(found.items())
 
 
 def _is_run(path: str) -> bool:
@@ -148,13 +205,16 @@ def _exported(path: str, step: str) -> Iterator[str]:
         yield str(folder)
 
 
-def _dual_encoder(path: str | None, source: str) -> dict[str, Scorer]:
-    """The dual encoder at `path`; without one, that of the embedded base on the embedded data."""
+def _dual_folder(path: str | None, source: str) -> Path | None:
+    """The folder at `path`; without one, that of the embedded base on the embedded data."""
     if path is None and source.startswith("sample:") and (BASE / "config.json").is_file():
         path = str(BASE)
-    if path is None:
+    return None if path is None else resolve(path)
+
+
+def _dual_encoder(folder: Path | None) -> dict[str, Scorer]:
+    if folder is None:
         return {}
-    folder = resolve(path)
 
     def score(examples: Sequence[Example]) -> Scores:
         from train.dual import dual_encoder  # JAX: only when it is needed
@@ -162,7 +222,7 @@ def _dual_encoder(path: str | None, source: str) -> dict[str, Scorer]:
 
         return dual_encoder(load(folder))(examples)
 
-    return {"dual encoder": score}
+    return {DUAL: score}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -189,6 +249,17 @@ def _parser() -> argparse.ArgumentParser:
         help="exported folders, hub ids or workdirs of train.sft",
     )
     parser.add_argument(
+        "--run",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="TREC runs that are compared like models; documents that they do not hold rank last",
+    )
+    parser.add_argument(
+        "--write-runs", action="store_true", help="write a TREC run of every scorer, and the qrels"
+    )
+    parser.add_argument(
         "--step", default="best", help="of a workdir: best, last or a number (default: best)"
     )
     parser.add_argument(
@@ -199,6 +270,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", help="a dataset folder or JSONL file instead of the config's")
     parser.add_argument("--split", default="test", help="(default: %(default)s)")
+    parser.add_argument(
+        "--lists",
+        default="",
+        metavar="top100|FILE",
+        help="top100: what a first stage finds in the whole pool (kept in --out); or a file of "
+        "lists (default: the dataset's own)",
+    )
+    for form in ("texts", "images"):
+        parser.add_argument(
+            f"--{form}", type=int, default=50, help=f"{form} on a top100 list (default: 50)"
+        )
+    parser.add_argument("--qrels", metavar="FILE", help="judge the lists by these grades instead")
     parser.add_argument("--limit", type=int, help="at most this many lists, evenly spaced")
     parser.add_argument(
         "--mixed",

@@ -97,3 +97,11 @@ class Assessor:
         contents = {query.dup_id} | self._contents.get(query.unit_id, set())
         sets = (self._objects.get(content, set()) for content in contents)
         return {query.unit_id}.union(*sets)
+
+
+def origins(grades: Sequence[int], rel_min: int) -> tuple[str, ...]:
+    """How candidates that a search found came onto a list, by their grades."""
+    return tuple(
+        "unjudged" if grade < 0 else "positive" if grade >= rel_min else "retrieved"
+        for grade in grades
+    )

@@ -11,7 +11,6 @@ again with other settings reads them without scoring. Train on the result with
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import os
 import sys
@@ -32,9 +31,10 @@ from train.initial import ASSETS
 from train.judging import Assessor
 from train.mining import Mined, MiningSettings, Pool, balanced, mine, preferences, summary
 from unirank_jax.datasets.dataset import Dataset, DatasetError, open_source
+from unirank_jax.datasets.formats.writing import json_line, write_lines
 from unirank_jax.datasets.overlay import write_lists
 from unirank_jax.datasets.records import Example, RankList
-from unirank_jax.hub import WeightsError, resolve
+from unirank_jax.hub import WeightsError, fingerprint, resolve
 from unirank_jax.metrics import UNJUDGED
 from unirank_jax.reranker import Reranker
 from unirank_jax.reranker import load as load_reranker
@@ -125,7 +125,7 @@ def _score(
                     _pool(example, stage, found.places.tolist(), found.raw)
                     for example, found in zip(part, stage.search(queries, asked), strict=True)
                 ]
-                _write(path, _records(part, pools, assessor, reranker))
+                write_lines(path, map(json_line, _records(part, pools, assessor, reranker)))
             bar.update(len(part))
 
 
@@ -200,16 +200,18 @@ def _mine(config: MineConfig, shards: Sequence[tuple[Path, int]], workdir: Path)
         [preferences(pool, one, config.mining, config.pairs_per_query) for pool, one in mined]
     )
     write_lists(workdir / LISTS, (_mined_list(pool, one) for pool, one in mined))
-    _write(
+    write_lines(
         workdir / "preferences.jsonl.gz",
         (
-            {
-                "qid": pool.qid,
-                "better": pool.dids[one.better],
-                "worse": pool.dids[one.worse],
-                "kind": one.kind,
-                "weight": float(f"{one.weight:.9g}"),
-            }
+            json_line(
+                {
+                    "qid": pool.qid,
+                    "better": pool.dids[one.better],
+                    "worse": pool.dids[one.worse],
+                    "kind": one.kind,
+                    "weight": float(f"{one.weight:.9g}"),
+                }
+            )
             for (pool, _), some in zip(mined, pairs, strict=True)
             for one in some
         ),
@@ -219,10 +221,10 @@ def _mine(config: MineConfig, shards: Sequence[tuple[Path, int]], workdir: Path)
         for pool, one in mined
         if one.audit
     ]
-    _replace(workdir / "audit.jsonl", "".join(_line(record) for record in audit).encode())
+    write_lines(workdir / "audit.jsonl", map(json_line, audit))
     counts = summary(one for _, _, one in outcomes)
     counts |= {"removed: unjudged": unjudged, "preferences": sum(map(len, pairs))}
-    _replace(workdir / "summary.json", (json.dumps(counts, indent=1) + "\n").encode())
+    write_lines(workdir / "summary.json", [json.dumps(counts, indent=1), "\n"])
     return counts
 
 
@@ -278,22 +280,6 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def _write(path: Path, records: Any) -> None:
-    text = "".join(_line(record) for record in records)
-    _replace(path, gzip.compress(text.encode(), compresslevel=6, mtime=0))
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-
-
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-
-
 def _plain(values: Any) -> list[float | None]:
     """9 digits carry a float32 without loss; None for NaN."""
     return [None if np.isnan(v) else float(f"{v:.9g}") for v in values]
@@ -310,15 +296,15 @@ def _scoring(config: MineConfig, dataset: Dataset) -> dict[str, Any]:
     return kept | {
         "format": FORMAT,
         "data": dataset.fingerprint,
-        "model": _fingerprint(_model(config)),
-        "dual_encoder": _fingerprint(_dual_encoder(config)),
+        "model": fingerprint(_model(config)),
+        "dual_encoder": fingerprint(_dual_encoder(config)),
     }
 
 
 def _describe(workdir: Path, scoring: dict[str, Any]) -> None:
     path = workdir / ABOUT
     if not path.exists():
-        _replace(path, (json.dumps(scoring, indent=1) + "\n").encode())
+        write_lines(path, [json.dumps(scoring, indent=1), "\n"])
         return
     changed = differences(json.loads(path.read_text("utf-8")), scoring, ignore=())
     if changed:
@@ -326,16 +312,6 @@ def _describe(workdir: Path, scoring: dict[str, Any]) -> None:
             f"--workdir: {workdir} holds scores of another kind; choose another --workdir, or "
             "undo these changes:\n  " + "\n  ".join(changed)
         )
-
-
-def _fingerprint(folder: Path) -> str:
-    """SHA-256 over a model's weights and manifest, 16 digits."""
-    found = hashlib.sha256()
-    names = [*sorted(folder.glob("*.safetensors")), folder / "unirank.json"]
-    for path in (name for name in names if name.exists()):
-        with open(path, "rb") as file:
-            found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()[:16]
 
 
 def _model(config: MineConfig) -> Path:

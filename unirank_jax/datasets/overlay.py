@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
-import os
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -22,6 +20,7 @@ from unirank_jax.datasets.dataset import Dataset, DatasetError
 from unirank_jax.datasets.formats.fields import Fields
 from unirank_jax.datasets.formats.problems import FormatError, Problems, kind_of, shown
 from unirank_jax.datasets.formats.tables import json_object
+from unirank_jax.datasets.formats.writing import json_line, write_lines
 from unirank_jax.datasets.records import SPLITS, ContentSize, Item, Query, RankList
 
 FIELDS = ("qid", "dids", "grades", "neg_types", "missing")
@@ -106,7 +105,7 @@ def read_lists(path: Path, dataset: Dataset, split: str) -> tuple[RankList, ...]
     pool = {did: did for did in dataset.pool(split)}
     places: dict[str, str] = {}
     lists: list[RankList] = []
-    for number, record in _records(path, problems):
+    for number, record in records(path, problems):
         reader = _Reader(record, f"{path.name}:{number}", path.parent, problems)
         ranked = reader.ranked(dataset, split, asked, pool)
         if ranked is None:
@@ -123,23 +122,37 @@ def read_lists(path: Path, dataset: Dataset, split: str) -> tuple[RankList, ...]
 
 
 def write_lists(path: Path, lists: Iterable[RankList]) -> None:
-    """Write lists, compressed where the name ends in .gz; equal lists give equal bytes.
-
-    The file appears whole or not at all.
-    """
-    data = "".join(map(line_of, lists)).encode()
-    if path.suffix == ".gz":
-        data = gzip.compress(data, compresslevel=6, mtime=0)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    """Write lists whole or not at all; compressed where the name ends in .gz."""
+    write_lines(path, map(line_of, lists))
 
 
 def line_of(ranked: RankList) -> str:
     """One line of a file of lists."""
     values = (ranked.qid, ranked.dids, ranked.grades, ranked.neg_types, ranked.missing)
-    record = {name: value for name, value in zip(FIELDS, values, strict=True) if value != ()}
-    return json.dumps(record, ensure_ascii=False) + "\n"
+    return json_line(
+        {name: value for name, value in zip(FIELDS, values, strict=True) if value != ()}
+    )
+
+
+def records(path: Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Numbered JSON objects of a file, which may be compressed; what is bad goes to `problems`.
+
+    Raises FormatError where there is no file.
+    """
+    number = 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            for number, data in enumerate(file, start=1):
+                if data.strip():
+                    record = json_object(data, f"{path.name}:{number}", problems)
+                    if record is not None:
+                        yield number, record
+    except FileNotFoundError:
+        raise FormatError([f"{path}: file: there is none; correct the path"]) from None
+    except (OSError, EOFError, zlib.error) as error:
+        where = f"{path.name}:{number + 1}"
+        reason = shown(getattr(error, "strerror", None) or str(error))
+        problems.add(where, "file", f"cannot be read ({reason})", "write the file again")
 
 
 class _Reader(Fields):
@@ -224,21 +237,3 @@ def _has(read: Any, identifier: str) -> bool:
     except KeyError:
         return False
     return True
-
-
-def _records(path: Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Numbered records; blank lines are skipped."""
-    number = 0
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            for number, data in enumerate(file, start=1):
-                if data.strip():
-                    record = json_object(data, f"{path.name}:{number}", problems)
-                    if record is not None:
-                        yield number, record
-    except FileNotFoundError:
-        raise FormatError([f"{path}: file: there is none; correct the path"]) from None
-    except (OSError, EOFError, zlib.error) as error:
-        where = f"{path.name}:{number + 1}"
-        reason = shown(getattr(error, "strerror", None) or str(error))
-        problems.add(where, "file", f"cannot be read ({reason})", "write the file again")
