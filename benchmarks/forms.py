@@ -27,7 +27,8 @@ from typing import Any
 import jax
 from PIL import Image
 
-from train.evaluate import EXPECTED, exported, named
+from train.contenders import exported, named
+from train.evaluate import EXPECTED
 from train.evaluation import content, examples_of
 from train.forms import Shown
 from unirank_jax.content import ImagePart

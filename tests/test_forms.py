@@ -252,7 +252,7 @@ def test_training_evaluation_and_timing_in_each_form(tmp_path, capsys):
     everything = [*common, "--step", "last", "--model", *models]
     evaluate.main([*everything, "--resamples", "20", "--out", str(tmp_path / "out")])
     said = capsys.readouterr().out
-    assert "1 lists of this split are left out for all" in said and "image (image)" in said
+    assert "1 of 4 lists are left out for all" in said and "image (image)" in said
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     forms = {name: one["form"] for name, one in report["about"]["tokens"].items()}
     assert forms == {"native": "native", "image": "image", "text": "text"}

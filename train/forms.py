@@ -80,13 +80,25 @@ class Shown:
         self.costs[model] = cost(examples, seen, prompt)
         return seen
 
+    def left_out(self, split: str) -> int:
+        """How many lists of a split are left out. Raises DatasetError where none is left."""
+        return self.dataset.left_out(split) if isinstance(self.dataset, FormDataset) else 0
+
+    def notes(self, split: str) -> list[str]:
+        """What readers should know about the lists, in a sentence; nothing where all are there."""
+        count = self.left_out(split)
+        told = (
+            f"{count} of {len(self.dataset.lists(split)) + count} lists are left out for all: a "
+            "candidate does not exist in a form that some model needs."
+        )
+        return [told] if count else []
+
     def about(self, split: str) -> dict[str, Any]:
         """What a report should tell: forms, costs, and how many lists were left out."""
-        left_out = self.dataset.left_out(split) if isinstance(self.dataset, FormDataset) else 0
         tokens = {
             name: {"form": self.forms[name], **vars(found)} for name, found in self.costs.items()
         }
-        return {"tokens": tokens, "lists_left_out": left_out}
+        return {"tokens": tokens, "lists_left_out": self.left_out(split)}
 
 
 class FormedExamples(Sequence[Example]):

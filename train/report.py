@@ -23,7 +23,7 @@ import numpy as np
 import tensorboardX
 import tqdm
 
-from train.config import ConfigError, differences, digest, from_dict, to_dict
+from train.config import ConfigError, completed, differences, digest, to_dict
 
 GUARDED = ("loss", "grad_norm")  # a run stops when one of these is not finite
 
@@ -197,7 +197,7 @@ def describe_run(workdir: str | Path, config: Any, resuming: bool, **facts: Any)
     new = to_dict(config)
     if resuming and stored.exists():
         old = json.loads(stored.read_text(encoding="utf-8"))["config"]
-        changed = differences(to_dict(from_dict(type(config), old)), new)
+        changed = differences(completed(type(config), old), new)
         if changed:
             raise ConfigError(
                 f"--workdir: {folder} holds a run with another configuration; choose another "

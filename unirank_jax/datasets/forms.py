@@ -8,7 +8,7 @@ exist in a form takes its lists along: those are left out and can be counted, ne
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -17,7 +17,7 @@ from unirank_jax.content import ImagePart, TextPart
 from unirank_jax.datasets import stand_ins
 from unirank_jax.datasets.dataset import Dataset, DatasetError
 from unirank_jax.datasets.formats.base import Lazy
-from unirank_jax.datasets.records import Example, Item, Query, RankList
+from unirank_jax.datasets.records import ContentSize, Example, Item, Query, RankList
 from unirank_jax.datasets.typeset import spell, typeset
 from unirank_jax.images import ImageSpec, decode
 
@@ -99,6 +99,15 @@ class FormDataset(Dataset):
             return items
         rows = [row for row, item in enumerate(items) if self._is_in(item, self.form)]
         return Lazy(rows, lambda row: self.convert(items[row]))
+
+    def pool(self, split: str) -> Collection[str]:
+        pool = self.dataset.pool(split)
+        if self.form == "native":
+            return pool
+        return tuple(did for did in pool if self._is_in(self.dataset.item(did), self.form))
+
+    def size(self, did: str) -> ContentSize:
+        return self.dataset.size(did) if self.form == "native" else super().size(did)
 
     def example(self, split: str, index: int) -> Example:
         return self.convert_example(self.dataset.example(split, self._kept(split)[index]))
