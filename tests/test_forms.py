@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,17 @@ import tiny_run
 from PIL import Image
 
 from train import evaluate
-from train.config import TrainConfig, from_dict, load, to_dict
+from train.config import ConfigError, TrainConfig, from_dict, load, to_dict
+from train.contenders import named
 from train.forms import FormedExamples, Shown, cost, split_form
 from train.report import describe_run
+from train.sft import open_data
 from unirank_jax.content import TextPart
 from unirank_jax.datasets import stand_ins
 from unirank_jax.datasets.dataset import Dataset, DatasetError
 from unirank_jax.datasets.forms import FormDataset, in_form
+from unirank_jax.datasets.overlay import write_lists
+from unirank_jax.datasets.records import ContentSize, Item, RankList
 from unirank_jax.images import ImageSpec
 from unirank_jax.prompt import Prompt
 from unirank_jax.tokenizer import Tokenizer
@@ -60,6 +65,13 @@ def dataset(tmp_path: Path) -> Dataset:
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
     stand_ins.write(tmp_path, TEXTS)
     return Dataset.open(tmp_path)
+
+
+OTHER_LISTS = [
+    RankList("b", ("both", "drawing"), (0, 1), ("", "positive"), (1,)),
+    RankList("a", ("drawing", "other"), (1, 0), ("positive", "")),
+    RankList("d", ("card", "drawing"), (1, 0), ("positive", "")),
+]
 
 
 def prompt_of(spec: ImageSpec) -> Prompt:
@@ -111,6 +123,32 @@ def test_lists_that_are_compared_exist_in_every_form(dataset):
     assert [one.qid for one in view.lists("test")] == ["a", "b"] and view.left_out("test") == 2
     assert view.item("drawing") == dataset.item("drawing")
     assert len(view.items_of("test")) == 5
+
+
+def test_lists_of_a_file_are_shown_in_a_form(dataset, tmp_path):
+    write_lists(tmp_path / "x.jsonl", OTHER_LISTS)
+    config = load(str(tiny_run.ROOT / "configs" / "sci.py"))
+    other = {"source": str(dataset.path), "lists": str(tmp_path / "x.jsonl"), "form": "text"}
+    settings = replace(config.data, train_split="test", **other)
+    view = pickle.loads(pickle.dumps(open_data(settings, SPEC)))
+    assert [one.qid for one in view.lists("test")] == ["b", "d"] and view.left_out("test") == 1
+    example = view.example("test", 0)
+    assert [item.did for item in example.candidates] == ["both", "drawing"]
+    assert example.candidates[1].parts == (TextPart("a drawing"),) and example.missing == (1,)
+    assert view.fingerprint != in_form(dataset, "text", SPEC).fingerprint
+
+
+def test_pool_and_sizes_are_those_of_what_is_shown(dataset, monkeypatch):
+    native = FormDataset(dataset, "native", within=("image", "text"))
+    assert native.size("both") == dataset.size("both") == ContentSize(11, ((24, 16),))
+    view = in_form(dataset, "image", SPEC)
+    (picture,) = view.item("both").parts
+    assert view.size("both") == ContentSize(0, (picture.source.size[::-1],))
+    corpus = ("other", "foreign", "card")  # as of data with one corpus for all splits
+    monkeypatch.setattr(type(dataset), "pool", lambda self, split: corpus)
+    assert native.pool("test") == corpus
+    assert in_form(dataset, "image", SPEC).pool("test") == ("other", "card")
+    assert in_form(dataset, "text", SPEC).pool("test") == ("foreign", "card")
 
 
 def test_nothing_left_is_an_error(dataset):
@@ -191,6 +229,67 @@ def test_examples_are_converted_when_they_are_read_and_cost_what_is_scored(datas
         assert found.groups["text < 50"] == found.groups["text"]
     about = shown.about("test")
     assert about["lists_left_out"] == 2 and list(about["tokens"]) == ["native", "image", "text"]
+
+
+def test_the_command_compares_forms_and_runs_on_lists_of_a_file(
+    dataset, tmp_path, monkeypatch, capsys
+):
+    """Everybody is judged on the same lists of the file; only models see other forms."""
+    seen: dict[str, list[Item]] = {}
+
+    def fake(name, path, step, on_error, shown):
+        def score(examples):
+            made = list(shown.to(name, examples, prompt_of(SPEC)))
+            seen[name] = [item for example in made for item in example.candidates]
+            return [np.arange(len(example.candidates), dtype=np.float32) for example in made]
+
+        return score
+
+    monkeypatch.setattr(evaluate, "model_scorer", fake)
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    write_lists(tmp_path / "x.jsonl", OTHER_LISTS)
+    (tmp_path / "r.trec").write_text("b Q0 drawing 1 2.0 r\nd Q0 card 1 2.0 r\n")
+    common = ["--data", str(dataset.path), "--out", str(tmp_path / "out"), "--resamples", "20"]
+    common += ["--lists", str(tmp_path / "x.jsonl"), "--run", str(tmp_path / "r.trec")]
+    model = str(tmp_path / "m")
+    evaluate.main([*common, "--model", model, f"words={model}:text"])
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["models"] == ["r", "m", "words"] and report["runs"] == ["r"]
+    assert report["about"]["notes"][:3] == [
+        "Lists: those of x.jsonl.",
+        "1 of 3 lists are left out for all: a candidate does not exist in a form that some model "
+        "needs.",
+        "Run r holds 2 of the 2 queries and 2 of their 4 candidates; what it does not hold ranks "
+        "last.",
+    ]
+    assert [item.did for item in seen["m"]] == ["both", "drawing", "card", "drawing"]
+    assert seen["m"] == [dataset.item(item.did) for item in seen["m"]]
+    assert [item.did for item in seen["words"]] == [item.did for item in seen["m"]]
+    assert all(isinstance(part, TextPart) for item in seen["words"] for part in item.parts)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "1 of 3 lists are left out" in page and "tokens per candidate" in page
+    assert "words (text)" in capsys.readouterr().out
+
+    evaluate.main([*common, "--mixed", "1"])
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["models"] == ["r"] and report["about"]["tokens"] == {}
+    assert report["about"]["queries"] == 3, "a run needs no form"
+
+
+def test_models_are_named_by_path_without_their_form(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    assert named([f"{a}:image", f"x={a}:text", b]) == (
+        {"a": a, "x": a, "b": b},
+        {"a": "image", "x": "text", "b": "native"},
+    )
+    assert named([]) == ({"default": None}, {"default": "native"})
+    assert named([], default=False) == ({}, {})
+    with pytest.raises(ConfigError, match="the name 'a' is taken; write NAME="):
+        named([f"{a}:image", f"{a}:text"])
 
 
 def test_costs_are_taken_from_lists_all_over_the_split(dataset):
