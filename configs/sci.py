@@ -7,6 +7,15 @@
     python -m train.sft --config configs/sci.py:8b       # Qwen3-VL-8B, full tuning, on a pod
     python -m train.sft --config configs/sci.py:2b_lora  # adapters, fits one 24 GB GPU
 
+Two baselines of the last leg, the same updates on the same lists in another form of candidates
+(a dataset built before needs `python -m unirank_jax.datasets.build sci --stand-ins-only`):
+
+    python -m train.sft --config configs/sci.py:as_image --set data.source=DIR model.init=FIRST
+    python -m train.sft --config configs/sci.py:as_text --set data.source=DIR model.init=FIRST
+    python -m train.evaluate --data DIR --model native=runs/sft-sci-open_lists \
+        image=runs/sft-sci-as_image:image text=runs/sft-sci-as_text:text
+    python benchmarks/forms.py --data DIR --model ...  # the same models: milliseconds per list
+
 Add `--set data.source=DIR` for the full data, which `python -m unirank_jax.datasets.build` makes,
 or for a folder of your own, and `--workdir DIR` to name the run's folder. The same command again
 resumes. The published weights are fetched from the hub; `--set model.init=FOLDER` uses local ones.
@@ -118,6 +127,27 @@ def open_lists() -> TrainConfig:
     )
 
 
+def as_image() -> TrainConfig:
+    """The baseline "everything as image": texts are drawn, at 12 pixels and 64 visual tokens.
+
+    A passage of 600 characters fits in letters of 9 pixels. The tower is trained too, since it has
+    never seen letters: native scoring does without that.
+    """
+    native = open_lists()
+    return replace(
+        native,
+        name="sci_as_image",
+        data=replace(native.data, form="image", max_visual_tokens=64),
+        freeze=(),
+    )
+
+
+def as_text() -> TrainConfig:
+    """The baseline "everything as text": stand-ins instead of images, queries as they are."""
+    native = open_lists()
+    return replace(native, name="sci_as_text", data=replace(native.data, form="text"))
+
+
 def published(name: str, init: str) -> TrainConfig:
     """What the published sizes share: full tuning in bfloat16 with float32 masters, on a pod."""
     base = tiny()
@@ -178,11 +208,13 @@ def two_b_lora() -> TrainConfig:
 
 
 def get_config(argument: str | None = None) -> TrainConfig:
-    """`tiny` (default), `open`, `open_lists`, `2b`, `8b` or `2b_lora`."""
+    """`tiny` (default), `open`, `open_lists`, `as_image`, `as_text`, `2b`, `8b` or `2b_lora`."""
     sizes = {
         "tiny": tiny,
         "open": open_sources,
         "open_lists": open_lists,
+        "as_image": as_image,
+        "as_text": as_text,
         "2b": two_b,
         "8b": eight_b,
         "2b_lora": two_b_lora,

@@ -11,6 +11,7 @@ import pytest
 from train.config import (
     ConfigError,
     TrainConfig,
+    completed,
     differences,
     digest,
     from_dict,
@@ -140,6 +141,17 @@ def test_stored_values_with_other_fields_are_refused() -> None:
         from_dict(Outer, values)
     assert "inner.rate: missing" in str(raised.value)
     assert "inner.raet: unknown; did you mean 'rate'?" in str(raised.value)
+
+
+def test_a_config_of_a_version_without_a_field_with_a_default_is_read() -> None:
+    values = to_dict(load(SCI))
+    del values["data"]["lists"]
+    assert from_dict(TrainConfig, values) == load(SCI)
+    assert completed(TrainConfig, values) == to_dict(load(SCI))
+    assert "lists" not in values["data"], "the stored values stay as they are"
+    del values["data"]["source"]
+    with pytest.raises(ConfigError, match=r"^data\.source: missing$"):
+        from_dict(TrainConfig, values)
 
 
 def test_the_hash_and_the_differences_follow_the_values() -> None:

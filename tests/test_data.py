@@ -85,6 +85,7 @@ def random_index(lists: int, seed: int = 0) -> Index:
         starts=np.cumsum([0, *lengths]),
         items=rng.integers(0, unique, total).astype(np.int32),
         grades=rng.integers(-1, 3, total).astype(np.int32),
+        missed=np.zeros(lists, np.int32),
         item_ids=np.array([f"d{n}" for n in range(unique)]),
         item_sizes=np.stack([tokens, is_image, is_image * 64], 1).astype(np.int32),
         item_modality=np.where(is_image, "image", "text"),

@@ -15,7 +15,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
 from unirank_jax.content import ImagePart, TextPart
-from unirank_jax.datasets import build, figures, molecules, sci, sources
+from unirank_jax.datasets import build, figures, molecules, sci, sources, stand_ins
 from unirank_jax.datasets.dataset import Dataset, DatasetError, SourceError, sample
 from unirank_jax.datasets.lists import (
     IMAGES_PER_LIST,
@@ -508,3 +508,66 @@ def test_tokenizer_needs_enough_text():
         train_tokenizer(iter(["yes", "no"] * 10), 500)
     with pytest.raises(ValueError, match="label word 'yes' is not one token"):
         train_tokenizer(iter(["nothing", "here"] * 10), 290)
+
+
+# ---------------------------------------------------------------- stand-ins
+
+
+def figure(number: int, section: str, caption: str, passage: str | None, page: str = "p"):
+    source = "python-sklearn-doc"
+    return figures.Figure(page, source, picture(number), caption, passage, section)
+
+
+def test_a_figure_s_stand_in_has_no_word_of_its_page():
+    page = [
+        figure(1, "Lasso models", "The Lasso path", "Paths of model weights in sklearn."),
+        figure(2, "Coefficients of lassos", "A second plot", None),
+        figure(3, "Coefficients of lassos", "Weights", None, page="other"),
+        figure(4, "Weights", "The sklearn weights", None, page="a third"),
+    ]
+    texts = figures.stand_in_texts(page)
+    ids = [one.unit_id for one in page]
+    assert ids[0] not in texts, "nothing is left of the section title"
+    assert texts[ids[1]] == "Coefficients of", "sklearn and Lasso are words of the page"
+    assert texts[ids[2]] == "sklearn: Coefficients of lassos"
+    assert ids[3] not in texts
+
+
+def test_a_molecule_s_stand_in_is_formula_mass_and_rings():
+    molecule = Molecule("7", "1-2-3", "C10H8", 128.17, "c1ccc2ccccc2c1", "S", "naphthalene", None)
+    text = molecules.stand_in_text(molecule)
+    assert text == "Formula C10H8, molar mass 128.2 g/mol, rings: 2."
+    assert molecules.stand_in_text(replace(molecule, smiles="c1cc")) is None
+
+
+def test_stand_ins_are_written_with_a_dataset_and_added_to_an_old_one(
+    tmp_path, monkeypatch, capsys
+):
+    items, _, _, meta = make_dataset(tmp_path / "old", count=30)
+    made = [
+        Molecule(unit_id[1:], "1-1-1", "C6H6", 78.1, "c1ccccc1", "S", "name", None)
+        for unit_id in sorted({item.unit_id for item in items})[1:]
+    ]
+    monkeypatch.setattr(molecules, "read_molecules", lambda: made)
+    monkeypatch.setattr(figures, "read_figures", lambda _raw: [])
+    arguments = ["sci", "--scale", "open", "--out", str(tmp_path / "old"), "--stand-ins-only"]
+    before = {path.name: path.read_bytes() for path in (tmp_path / "old").glob("*.array_record")}
+    with pytest.raises(DatasetError, match="missing, so images have no text"):
+        stand_ins.read(Dataset.open(tmp_path / "old"))
+    assert build.main(arguments) == 0
+    dataset = Dataset.open(tmp_path / "old")
+    assert json.loads(capsys.readouterr().out)["content_hash"] == meta["content_hash"]
+    assert dataset.fingerprint == meta["content_hash"]
+    assert all((dataset.path / name).read_bytes() == data for name, data in before.items())
+    units = {one.unit_id for one in made}
+    expected = {item.did for item in items if item.modality != "text" and item.unit_id in units}
+    texts = stand_ins.read(dataset)
+    assert set(texts) == expected and set(texts.values()) == {
+        "Formula C6H6, molar mass 78.1 g/mol, rings: 1."
+    }
+    stand_ins.write(dataset.path, {"other": "x"})  # behind the back of meta.json
+    with pytest.raises(DatasetError, match="not the stand-ins that meta.json names"):
+        stand_ins.read(dataset)
+    monkeypatch.setattr(molecules, "read_molecules", lambda: [])
+    assert build.main(arguments) == 2
+    assert "no stand-in fits its images" in capsys.readouterr().err

@@ -19,7 +19,7 @@ def test_the_whole_tour(tmp_path: Path) -> None:
     assert "data:image/png;base64," in page and "http" not in page.replace("http-equiv", "")
     report = json.loads((tmp_path / "evaluation" / "report.json").read_text("utf-8"))
     assert report["models"] == ["before", "after"]
-    assert {"random", "BM25", "TF-IDF", "dual encoder"} == set(report["baselines"])
+    assert {"random", "BM25", "TF-IDF", "dual encoder", "first stage"} == set(report["baselines"])
     assert (tmp_path / "exported" / "unirank.json").is_file()
 
 

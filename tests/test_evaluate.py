@@ -198,7 +198,7 @@ def test_nan_scores_stop_the_evaluation_unless_counted_as_last():
 def test_further_baselines_join_the_three_that_are_always_shown():
     more = {"dual encoder": random_order}
     report = evaluate(Small(), "test", {"m": knows_pictures}, more, resamples=1, seed=0)
-    assert report.baselines == ("random", "BM25", "TF-IDF", "dual encoder")
+    assert report.baselines == ("random", "BM25", "TF-IDF", "dual encoder", "first stage")
     assert "dual encoder" in report.row(MICRO).differences["m"]
 
 
@@ -356,7 +356,7 @@ def my_lists(tmp_path):
 
 
 def test_the_command_on_a_user_s_folder(my_lists, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "_model", lambda *arguments: knows_pictures)
+    monkeypatch.setattr(command, "model_scorer", lambda *arguments: knows_pictures)
     out = tmp_path / "out"
     arguments = ["--data", str(my_lists), "--out", str(out), "--resamples", "100"]
     command.main(arguments)

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_run
 
 from train import mine as command
+from train import sft
 from train.mine import pool_of, read
 from unirank_jax.datasets.dataset import sample
+from unirank_jax.datasets.overlay import overlaid
 from unirank_jax.datasets.records import hash_number
 
 CONFIG = "configs/sci_mine.py"
@@ -88,6 +91,7 @@ def test_records_and_results_name_what_the_dataset_holds(tmp_path: Path) -> None
     data = sample("sci")
     known = {item.did: item for item in data.items_of("valid")}
     records = [r for path in sorted(tmp_path.glob("scores-*")) for r in read(path)]
+    unjudged = 0
     assert len(records) == 30
     for record in records:
         assert len(record["dids"]) >= 16
@@ -95,6 +99,7 @@ def test_records_and_results_name_what_the_dataset_holds(tmp_path: Path) -> None
         assert not any(known[did].dup_id == query.dup_id for did in record["dids"])
         assert sum(record["retrieved"]) == 16
         assert max(record["grades"]) == 1, "a positive that was missed joins the pool"
+        unjudged += record["grades"].count(-1)
         pool = pool_of(record)
         assert len(pool.logits) == len(pool.retrievers["dense"])
     mined = list(read(tmp_path / "mined.jsonl.gz"))
@@ -107,8 +112,23 @@ def test_records_and_results_name_what_the_dataset_holds(tmp_path: Path) -> None
         (p["qid"], p["better"]) in chosen and (p["qid"], p["worse"]) in chosen for p in pairs
     )
     counts = json.loads((tmp_path / "summary.json").read_text())
+    assert counts["removed: unjudged"] == unjudged > 20
     assert counts["queries"] == len(mined) and counts["preferences"] == len(pairs)
     assert counts["queries"] + counts.get("queries without a positive", 0) == 30
+
+
+def test_no_unjudged_item_of_the_query_s_own_object_is_a_negative(tmp_path: Path) -> None:
+    assert run(tmp_path) == 0
+    data = overlaid(sample("sci"), "valid", tmp_path / "mined.jsonl.gz")
+    own = 0
+    for number in range(len(data.lists("valid"))):
+        example = data.example("valid", number)
+        for item, grade, origin in zip(
+            example.candidates, example.grades, example.neg_types, strict=True
+        ):
+            own += item.unit_id == example.query.unit_id
+            assert (item.unit_id == example.query.unit_id) == (origin == "positive") == grade
+    assert own > 20, "the fake retriever finds them first"
 
 
 def test_other_settings_mine_again_without_scoring(
@@ -135,3 +155,33 @@ def test_scores_of_other_things_are_refused(
     assert "texts: 8 -> 9" in capsys.readouterr().err
     assert run(tmp_path / "x", "split=tset") == 1
     assert "no lists in 'tset'" in capsys.readouterr().err
+
+
+def test_a_model_trains_on_the_lists_that_it_mined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a dataset through mining to a run, with real models and nothing faked."""
+    monkeypatch.undo()
+    data = tiny_run.dataset_folder(tmp_path / "data", lists=6)
+    model = tiny_run.model_folder(tmp_path / "model")
+    here = [f"source={data}", f"model={model}", f"dual_encoder={model}", "limit=0"]
+    here += ["texts=4", "images=4", "mining.trivial=1e9", "mining.relative_margin=-9"]
+    mined = tmp_path / "mine"
+    assert command.main(["--config", CONFIG, "--workdir", str(mined), "--set", *here]) == 0
+    lists = mined / "mined.jsonl.gz"
+    named = list(read(lists))
+    assert len(named) > 2 and sum(len(one["dids"]) for one in named) > 8
+    capsys.readouterr()
+
+    def train(workdir: str, **changes: object) -> int:
+        settings = tiny_run.settings(
+            data, model, batch__lists=8, schedule__steps=3, evaluation__every_steps=0, **changes
+        )
+        arguments = ["--workdir", str(tmp_path / workdir), "--set", *settings]
+        return sft.main(["--config", "configs/sci.py", *arguments])
+
+    assert train("run", data__lists=lists) == 0
+    assert f"{len(named)} lists of {lists} of split train" in capsys.readouterr().out
+    lists.write_bytes(lists.read_bytes()[:-9])
+    assert train("other", data__lists=lists) == 1
+    assert "mined.jsonl.gz:" in capsys.readouterr().err

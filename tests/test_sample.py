@@ -12,9 +12,13 @@ import pytest
 from PIL import Image
 
 from unirank_jax.content import ImagePart, TextPart
+from unirank_jax.datasets import stand_ins
 from unirank_jax.datasets.dataset import sample
+from unirank_jax.datasets.forms import FormDataset
+from unirank_jax.datasets.labels import words
 from unirank_jax.datasets.records import SPLITS, dup_id_of, split_of
 from unirank_jax.datasets.tokenizer import LABEL_WORDS, PROMPT_TEXTS, SPECIAL_TOKENS
+from unirank_jax.datasets.typeset import spell
 from unirank_jax.tokenizer import Tokenizer
 
 CONTENT_HASH = "b568837f2496cd6c1401c56c944df6b82ade6988d913263ac546e9b5d3858084"
@@ -162,6 +166,40 @@ def test_a_card_is_not_titled_by_the_name(items):
     for unit_id, card in cards.items():
         title = card.parts[0].text.partition(". CAS")[0]
         assert title != names[unit_id].parts[0].text
+
+
+def test_stand_ins_name_nothing_that_a_query_asks_with(dataset, items, lists, queries):
+    """No long word of a query's text is in the stand-in of an image that answers it."""
+    texts = stand_ins.read(dataset)
+    images = {did for did, item in items.items() if item.modality != "text"}
+    assert set(texts) <= images and len(images - set(texts)) == 23  # figures with nothing to say
+    assert (dataset.path / stand_ins.FILE).stat().st_size < 60_000
+    units = {"formula", "molar", "rings"}
+    checked = 0
+    for ranked in (one for split in SPLITS for one in lists[split]):
+        query = queries[ranked.qid]
+        asked = " ".join(part.text for part in query.parts if isinstance(part, TextPart))
+        long = {word for word in words(asked) if len(word) >= 5} - units
+        for did, grade in zip(ranked.dids, ranked.grades, strict=True):
+            if grade >= query.rel_min and did in texts:
+                checked += 1
+                assert not long & set(words(texts[did])), (asked, texts[did])
+    assert checked > 8000
+
+
+def test_lists_without_a_stand_in_are_few_and_all_of_figures(dataset, lists, queries):
+    view = FormDataset(dataset, "text")
+    for split, most in (("train", 700), ("valid", 130), ("test", 140)):
+        kept = {ranked.qid for ranked in view.lists(split)}
+        lost = [ranked.qid for ranked in lists[split] if ranked.qid not in kept]
+        assert len(lost) == view.left_out(split) and 0 < len(lost) < most
+        assert {queries[qid].domain for qid in lost} == {"figure"}
+
+
+def test_every_text_of_the_sample_can_be_drawn(items):
+    for item in items.values():
+        for part in item.parts:
+            assert not (isinstance(part, TextPart) and spell(part.text)[1]), item.did
 
 
 # ---------------------------------------------------------------- the tokenizer that ships

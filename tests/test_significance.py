@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 
-from unirank_jax.significance import Resampled, mcnemar
+from unirank_jax.significance import Resampled, holm, mcnemar, randomisation
 
 
 def test_resamples_have_the_standard_error_of_the_mean():
@@ -100,3 +101,75 @@ def test_mcnemar_breaks_ties_at_random_not_by_counting_fractions_as_losses():
     assert mcnemar(a, chance, seed=0) < 1e-6
     same = [mcnemar(chance, chance, seed=seed) for seed in range(200)]
     assert 8 <= sum(p < 0.1 for p in same) <= 36
+
+
+def every_sign(differences, strata):
+    """The exact p value: all assignments of signs, enumerated."""
+    labels = np.asarray(strata) if strata else np.zeros(len(differences), int)
+    names = sorted(set(labels.tolist()))
+
+    def mean(values):
+        return np.mean([values[labels == name].mean() for name in names])
+
+    means = [
+        abs(mean(differences * np.array(signs)))
+        for signs in itertools.product((-1, 1), repeat=len(differences))
+    ]
+    return np.mean(np.array(means) >= abs(mean(differences)) - 1e-12)
+
+
+@pytest.mark.parametrize("strata", [None, list("aaaaaaabbb")])
+def test_randomisation_agrees_with_the_enumeration_of_all_signs(strata):
+    rng = np.random.default_rng(3)
+    columns = np.stack(
+        [
+            rng.normal(0.4, 1.0, 10),
+            rng.integers(-1, 2, 10).astype(float),  # many ties
+            rng.normal(0.0, 1.0, 10),
+            np.full(10, 0.1),
+        ],
+        axis=1,
+    )
+    found = randomisation(columns, strata, rounds=40_000, seed=1)
+    for place, value in enumerate(found):
+        exact = every_sign(columns[:, place], strata)
+        assert value == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 40_000) + 1e-4)
+    assert every_sign(columns[:, 3], strata) == 2 / 2**10, "only all signs alike are as far"
+
+
+def test_macro_and_micro_ask_different_questions():
+    # One kind with many small gains, one with few large losses of the same sum.
+    differences = np.array([[0.1]] * 80 + [[-1.0]] * 8)
+    micro = randomisation(differences, None, rounds=2000, seed=0)[0]
+    macro = randomisation(differences, ["a"] * 80 + ["b"] * 8, rounds=2000, seed=0)[0]
+    assert micro == 1.0 and macro < 0.05
+
+
+def test_randomisation_p_values_are_uniform_when_there_is_no_difference():
+    rng = np.random.default_rng(8)
+    values = np.concatenate(
+        [
+            randomisation(rng.normal(size=(60, 5)), list("abc") * 20, rounds=300, seed=seed)
+            for seed in range(80)
+        ]
+    )
+    for level in (0.05, 0.1, 0.5, 0.9):
+        spread = math.sqrt(level * (1 - level) / len(values))
+        assert np.mean(values <= level) == pytest.approx(level, abs=4 * spread + 1 / 300)
+
+
+def test_equal_systems_have_p_one_and_p_is_never_zero():
+    assert randomisation(np.zeros((7, 1)), None, rounds=50, seed=0)[0] == 1.0
+    assert randomisation(np.ones((300, 1)), None, rounds=99, seed=0)[0] == 0.01
+    again = [randomisation(np.eye(4), None, rounds=64, seed=5).tolist() for _ in range(2)]
+    assert again[0] == again[1]
+    with pytest.raises(ValueError, match="NaN"):
+        randomisation(np.array([[np.nan]]), None, rounds=1, seed=0)
+    with pytest.raises(ValueError, match="shape"):
+        randomisation(np.zeros((0, 1)), None, rounds=1, seed=0)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([0.2]) == [0.2] and holm([]) == []

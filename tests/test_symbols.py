@@ -125,6 +125,7 @@ def test_symbols_are_read_with_their_folders(unpacked):
     assert len(fine) == 18
     card = symbols.symbol_thing(fine[0], first=True).items["card"].parts[0].text
     assert card.startswith("Fine parts. Ding ") and fine[0].name not in card
+    assert symbols.symbol_thing(one, first=True).stand_in == "10 a", "part is in its name"
 
 
 def test_everything_is_held_out_and_well_formed(unpacked, capsys):

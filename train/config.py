@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from unirank_jax.datasets.forms import Form
+
 LOSSES = ("bce", "rcr", "softmax", "ranknet", "vocab_ce")
 
 # Fields that change how a run goes, not what it computes: a resumed run may change them.
@@ -62,6 +64,8 @@ class DataSettings:
     buckets: int  # batch shapes, hence compiled programs, at most
     workers: int  # threads that read, decode and encode
     prefetch: int  # batches kept ready
+    form: Form = "native"  # of the candidates
+    lists: str = ""  # a file of lists (train.mine) instead of the split's own; "" = its own
 
 
 @dataclass(frozen=True)
@@ -256,16 +260,27 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(kind: type[Config], values: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`.
+    """The inverse of `to_dict`; a field with a default may be absent (older files lack it).
 
     Raises:
         ConfigError: missing or unknown fields, by their full names.
     """
     problems: list[str] = []
-    config = _build(kind, values, "", problems)
+    config = _build(kind, completed(kind, values), "", problems)
     if problems:
         raise ConfigError("\n".join(problems))
     return config
+
+
+def completed(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Stored values with the defaults of the fields that the version which wrote them lacked."""
+    hints, filled = typing.get_type_hints(kind), dict(values)
+    for one in dataclasses.fields(kind):
+        if one.name not in filled and one.default is not dataclasses.MISSING:
+            filled[one.name] = one.default
+        elif dataclasses.is_dataclass(hints[one.name]) and isinstance(filled.get(one.name), dict):
+            filled[one.name] = completed(hints[one.name], filled[one.name])
+    return filled
 
 
 def digest(config: Any) -> str:

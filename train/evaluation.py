@@ -12,58 +12,36 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from train.baselines import Scorer, Scores, text_baselines
 from train.calibrated import Calibrated, calibrated, cross_fitted
+from train.config import ConfigError
+from train.first_stage import fused
+from train.judging import judged
 from train.mixing import Mixing, mixing, pairs_of
+from train.slices import (
+    LEVEL,
+    MACRO,
+    MICRO,
+    PARTS,
+    WHOLE,
+    Row,
+    mean_of,
+    rows_of,
+    slices_of,
+    view_of,
+)
 from unirank_jax.calibration import CalibrationError
 from unirank_jax.content import Part, TextPart
 from unirank_jax.datasets.dataset import Dataset
 from unirank_jax.datasets.records import Example
-from unirank_jax.metrics import (
-    METRICS,
-    Floats,
-    Judged,
-    MetricError,
-    chance,
-    measure,
-    restrict,
-    tie_rate,
-)
+from unirank_jax.metrics import METRICS, Judged, MetricError, chance, measure, tie_rate
 from unirank_jax.modality_bias import Bias, modality_bias
-from unirank_jax.significance import Difference, Interval, Resampled, mcnemar
 
-HEADLINE = "hit@1"
-LEVEL = 0.95
 BIAS_RESAMPLES = 1000
-MACRO, MICRO, SINGLE = "macro over kinds", "all queries", "single positive"
-WHOLE = "whole lists"
-PARTS = {"images only": "image", "texts only": "text"}  # view -> modality it keeps
-
-
-@dataclass(frozen=True)
-class Row:
-    """One slice of the queries in one view of their lists.
-
-    Attributes:
-        view: "whole lists", or "images only" / "texts only": the part of each list that has the
-            modality, over the lists where a relevant and a not relevant candidate remain.
-        name: "macro over kinds", "all queries", "kind: ...", "positive: ..." (modality of the
-            relevant candidates) or "single positive".
-        queries: how many.
-        values: scorer -> metric -> interval.
-        differences: model -> other scorer -> paired difference on the headline metric.
-        mcnemar: model -> other scorer -> p value; empty for macro averages (not defined there).
-    """
-
-    view: str
-    name: str
-    queries: int
-    values: dict[str, dict[str, Interval]]
-    differences: dict[str, dict[str, Difference]]
-    mcnemar: dict[str, dict[str, float]]
+DUAL, FIRST = "dual encoder", "first stage"
 
 
 @dataclass(frozen=True)
@@ -71,8 +49,10 @@ class Report:
     """All rows, with what is needed to read them and to compute them again.
 
     Attributes:
-        about: dataset path and fingerprint, split, resamples, seed, level.
+        about: dataset path and fingerprint, split, resamples, seed, level; notes, in sentences.
         rows: whole lists first, macro and micro first within each view.
+        models: in the order of the tables; those in `runs` were made elsewhere.
+        baselines: likewise; those in `repaired` are fits on top of a model.
         tie_rates: scorer -> share of pairs within a list with equal scores.
         bias: scorer -> its preference for a modality; empty where no list is hybrid.
         calibration: model -> how far its scores are probabilities; without those that rank
@@ -84,7 +64,9 @@ class Report:
     about: dict[str, Any]
     rows: tuple[Row, ...]
     models: tuple[str, ...]
+    runs: tuple[str, ...]
     baselines: tuple[str, ...]
+    repaired: tuple[str, ...]
     tie_rates: dict[str, float]
     bias: dict[str, Bias]
     calibration: dict[str, Calibrated]
@@ -107,6 +89,8 @@ def evaluate(
     *,
     resamples: int,
     seed: int,
+    runs: Mapping[str, Scorer] | None = None,
+    notes: Sequence[str] = (),
     limit: int | None = None,
     mixed: int = 0,
     nan_last: bool = False,
@@ -116,32 +100,41 @@ def evaluate(
     Args:
         models: name -> scorer (see baselines.py); each is compared with every other scorer.
         baselines: more of them, e.g. a dual encoder; random, BM25 and TF-IDF are always shown.
-        resamples: bootstrap resamples of the queries.
+            With a dual encoder (`DUAL`) and without a first stage (`FIRST`) the fusion of BM25 and
+            the dual encoder within each list is shown as the latter.
+        resamples: bootstrap resamples of the queries, and rounds of the randomisation test.
+        runs: rankings made elsewhere. They are compared like models, but their scores are not
+            taken for logits: no calibration, no Platt fit, no mixing.
+        notes: sentences about the lists that readers should see.
         limit: at most this many lists, evenly spaced over the split.
         mixed: score up to so many queries with all candidates in both forms too (mixing.py).
         nan_last: count candidates that failed (NaN) as last instead of raising.
 
     Raises:
         MetricError: NaN scores or lists without a relevant candidate, all named at once.
-        ValueError: a name given to both a model and a baseline.
+        ConfigError: a name given to two scorers.
     """
     examples = examples_of(dataset, split, limit)
     of_text = text_baselines(dataset, split, examples)
-    baselines = {**of_text, **(baselines or {})}
-    both = models.keys() & baselines.keys()
-    if both:
-        raise ValueError(f"{sorted(both)}: names of a model and of a baseline; rename the model")
+    baselines, runs = {**of_text, **(baselines or {})}, runs or {}
+    derived = [FIRST] if DUAL in baselines and FIRST not in baselines else []
+    _distinct([*models, *runs, *baselines, *derived])
     lists = [judged(example) for example in examples]
     pairs = pairs_of(dataset, split, examples, mixed)
     everything = [*examples, *(pair.example for pair in pairs)]  # one call: a model is loaded once
+    both_forms = {*models, DUAL}
     scored = {
-        name: scorer(examples if name in of_text else everything)
-        for name, scorer in {**baselines, **models}.items()
+        name: scorer(everything if name in both_forms else examples)
+        for name, scorer in {**baselines, **runs, **models}.items()
     }
     scores = {name: found[: len(examples)] for name, found in scored.items()}
     of_models = {name: scores.pop(name) for name in models}
+    of_runs = {name: scores.pop(name) for name in runs}
+    if derived:
+        scores[FIRST] = fused_within(examples, scores["BM25"], scores[DUAL])
+    plain = tuple(scores)
     repaired = _platt_by_modality(of_models, lists)
-    scores |= {**repaired, **of_models}
+    scores |= {**repaired, **of_runs, **of_models}
     about = {
         "data": dataset.path.name,
         "fingerprint": dataset.fingerprint,
@@ -150,24 +143,28 @@ def evaluate(
         "resamples": resamples,
         "seed": seed,
         "level": LEVEL,
+        "notes": [*notes, *_missing(lists)],
     }
+    compared = (*runs, *models)
     rows: list[Row] = []
     for view, modality in {WHOLE: None, **PARTS}.items():
-        part, part_scores = _view(lists, scores, modality)
+        part, part_scores = view_of(lists, scores, modality)
         if part:
-            rows += _rows(view, part, part_scores, tuple(models), resamples, seed, nan_last)
+            rows += rows_of(view, part, part_scores, compared, resamples, seed, nan_last)
     return Report(
         about=about,
         rows=tuple(rows),
-        models=tuple(models),
-        baselines=(*baselines, *repaired),
+        models=compared,
+        runs=tuple(runs),
+        baselines=(*plain, *repaired),
+        repaired=tuple(repaired),
         tie_rates={name: tie_rate(values, lists) for name, values in scores.items()},
         bias=_bias(scores, lists, min(resamples, BIAS_RESAMPLES), seed),
         calibration=_calibration(of_models, lists),
         mixing={
             name: mixing(pairs, found[len(examples) :], resamples=resamples, seed=seed)
             for name, found in scored.items()
-            if pairs and name not in of_text
+            if pairs and name in both_forms
         },
         queries=tuple(_record(example, scores, i) for i, example in enumerate(examples)),
     )
@@ -189,19 +186,19 @@ def evaluate_scores(
     lists = [judged(example) for example in examples]
     result: dict[str, float] = {}
     table = measure(scores, lists, metrics, nan_last=nan_last)
-    for name, members, strata in _slices(lists):
+    for name, members, strata in slices_of(lists):
         key = {MACRO: "macro", MICRO: "micro"}.get(name, name.replace(": ", "/"))
         for metric in metrics:
-            result[f"{key}/{metric}"] = _mean(table[metric][members], strata)
+            result[f"{key}/{metric}"] = mean_of(table[metric][members], strata)
     for view, modality in PARTS.items():
-        part, part_scores = _view(lists, {"": list(scores)}, modality)
+        part, part_scores = view_of(lists, {"": list(scores)}, modality)
         key = view.removesuffix(" only")
         if part:
             kinds = [one.kind for one in part]
             own = measure(part_scores[""], part, metrics, nan_last=nan_last)
             for metric, random in chance(part, metrics).items():
-                result[f"{key}/{metric}"] = _mean(own[metric], kinds)
-                result[f"{key}/chance/{metric}"] = _mean(random, kinds)
+                result[f"{key}/{metric}"] = mean_of(own[metric], kinds)
+                result[f"{key}/chance/{metric}"] = mean_of(random, kinds)
     return result | {"tie_rate": tie_rate(scores, lists), "queries": float(len(lists))}
 
 
@@ -210,18 +207,6 @@ def examples_of(dataset: Dataset, split: str, limit: int | None = None) -> list[
     total = len(dataset.lists(split))
     count = total if limit is None else min(limit, total)
     return [dataset.example(split, i * total // count) for i in range(count)]
-
-
-def judged(example: Example) -> Judged:
-    """What the metrics need to know about a list."""
-    return Judged(
-        qid=example.query.qid,
-        grades=tuple(example.grades),
-        rel_min=example.query.rel_min,
-        kind=example.query.kind,
-        modalities=tuple(item.modality for item in example.candidates),
-        missing=tuple(example.missing),
-    )
 
 
 def content(parts: Sequence[Part]) -> list[Any]:
@@ -255,6 +240,34 @@ def reranker_scorer(
     return score
 
 
+def fused_within(examples: Sequence[Example], lexical: Scores, dense: Scores) -> Scores:
+    """The first stage on lists that exist: both retrievers' ranks within each list, fused."""
+    found = []
+    for example, words, cosines in zip(examples, lexical, dense, strict=True):
+        is_text = np.array([item.modality == "text" for item in example.candidates], bool)
+        found.append(fused(cosines, words, is_text).astype(np.float32))
+    return found
+
+
+def _distinct(names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"{twice}: names of two scorers; rename one (NAME=PATH)")
+
+
+def _missing(lists: Sequence[Judged]) -> list[str]:
+    """How many relevant candidates are not on the lists, in a sentence; none for whole lists."""
+    relevant = sum(one.relevant for one in lists)
+    missed = sum(grade >= one.rel_min for one in lists for grade in one.missing)
+    if not missed:
+        return []
+    none = sum(not any(grade >= one.rel_min for grade in one.grades) for one in lists)
+    return [
+        f"{100 * (1 - missed / relevant):.1f} % of the relevant candidates are on the lists; the "
+        f"others count as missed. {none} of {len(lists)} lists hold none."
+    ]
+
+
 def _platt_by_modality(models: Mapping[str, Scores], lists: Sequence[Judged]) -> dict[str, Scores]:
     """Each model with one Platt fit per modality on top; none where a modality cannot be fitted."""
     if len({modality for one in lists for modality in one.modalities}) < 2:
@@ -284,91 +297,6 @@ def _calibration(models: Mapping[str, Scores], lists: Sequence[Judged]) -> dict[
     return found
 
 
-# Rows ---------------------------------------------------------------------------------------------
-
-_Slice = tuple[str, NDArray[np.int64], list[str] | None]
-
-
-def _slices(lists: Sequence[Judged]) -> list[_Slice]:
-    """(name, members, strata) of every row: macro, micro, kinds, positives, single positive."""
-    kinds = [one.kind for one in lists]
-    everything = np.arange(len(lists))
-    found: list[_Slice] = [(MACRO, everything, kinds), (MICRO, everything, None)]
-    found += _groups("kind", kinds)
-    found += _groups("positive", [one.positive_modality for one in lists])
-    single = np.flatnonzero([one.relevant == 1 for one in lists])
-    return [*found, (SINGLE, single, None)] if len(single) else found
-
-
-def _groups(title: str, labels: Sequence[str]) -> list[_Slice]:
-    values = np.asarray(labels)
-    return [
-        (f"{title}: {name}", np.flatnonzero(values == name), None) for name in sorted(set(labels))
-    ]
-
-
-def _view(
-    lists: Sequence[Judged], scores: Mapping[str, Sequence[ArrayLike]], modality: str | None
-) -> tuple[list[Judged], dict[str, list[NDArray]]]:
-    """The lists, and every scorer's scores, restricted to one modality (None: as they are)."""
-    if modality is None:
-        return list(lists), {
-            name: [np.asarray(s) for s in values] for name, values in scores.items()
-        }
-    parts = {i: part for i, one in enumerate(lists) if (part := restrict(one, modality))}
-    kept = {
-        name: [np.asarray(values[i])[places] for i, (_, places) in parts.items()]
-        for name, values in scores.items()
-    }
-    return [part for part, _ in parts.values()], kept
-
-
-def _rows(
-    view: str,
-    lists: list[Judged],
-    scores: Mapping[str, list[NDArray]],
-    models: tuple[str, ...],
-    resamples: int,
-    seed: int,
-    nan_last: bool,
-) -> list[Row]:
-    columns = [(name, metric) for name in scores for metric in METRICS]
-    tables = {name: measure(values, lists, nan_last=nan_last) for name, values in scores.items()}
-    values = np.stack([tables[name][metric] for name, metric in columns], axis=1)  # (Q, columns)
-    rows = []
-    for name, members, strata in _slices(lists):
-        if view != WHOLE and name.startswith("positive"):
-            continue  # one modality only: this row would repeat "all queries"
-        drawn = Resampled.draw(values[members], strata, resamples=resamples, seed=seed)
-        place = {column: i for i, column in enumerate(columns)}
-        intervals: dict[str, dict[str, Interval]] = {scorer: {} for scorer in scores}
-        for i, (scorer, metric) in enumerate(columns):
-            intervals[scorer][metric] = drawn.interval(i, LEVEL)
-        others = {model: [name for name in scores if name != model] for model in models}
-        differences = {
-            model: {
-                other: drawn.difference(place[model, HEADLINE], place[other, HEADLINE], LEVEL)
-                for other in others[model]
-            }
-            for model in models
-        }
-        hits = {scorer: tables[scorer][HEADLINE][members] for scorer in scores}
-        tests = {
-            model: {o: mcnemar(hits[model], hits[o], seed=seed) for o in others[model]}
-            for model in models
-            if strata is None
-        }
-        rows.append(Row(view, name, len(members), intervals, differences, tests))
-    return rows
-
-
-def _mean(values: Floats, strata: Sequence[str] | None) -> float:
-    if strata is None:
-        return float(values.mean())
-    labels = np.asarray(strata)
-    return float(np.mean([values[labels == name].mean() for name in sorted(set(strata))]))
-
-
 def _record(example: Example, scores: Mapping[str, Scores], place: int) -> dict[str, Any]:
     """A line of queries.jsonl; %.9g carries a float32 without loss, null: the candidate failed."""
     return {
@@ -378,6 +306,7 @@ def _record(example: Example, scores: Mapping[str, Scores], place: int) -> dict[
         "dids": [item.did for item in example.candidates],
         "modalities": [item.modality for item in example.candidates],
         "grades": list(example.grades),
+        "missing": list(example.missing),
         "neg_types": list(example.neg_types),
         "scores": {
             name: [None if np.isnan(s) else float(f"{s:.9g}") for s in values[place]]

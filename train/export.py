@@ -19,10 +19,12 @@ import jax.numpy as jnp
 from train.calibrated import flat
 from train.checkpoint import CheckpointError, Meta
 from train.config import ConfigError, TrainConfig
-from train.evaluation import examples_of, judged, reranker_scorer
+from train.evaluation import examples_of, reranker_scorer
 from train.initial import MODEL_FOLDER, restore_model
+from train.judging import judged
 from unirank_jax.calibration import Calibration, CalibrationError, fit_platt
-from unirank_jax.datasets.dataset import open_source
+from unirank_jax.datasets.dataset import DatasetError, open_source
+from unirank_jax.datasets.forms import in_form
 from unirank_jax.export import save_adapter, save_pretrained
 from unirank_jax.hub import WeightsError
 from unirank_jax.keys import flatten
@@ -36,7 +38,15 @@ _EXAMPLES = """examples:
   python -m train.export --workdir runs/sft-sci-tiny --calibrate 300 --out exported
   python -m train.export --workdir runs/sft-sci-2b_lora --step 2000 --out adapter --lora adapter
 """
-EXPECTED = (ConfigError, CheckpointError, WeightsError, LoRAError, ManifestError, CalibrationError)
+EXPECTED = (
+    ConfigError,
+    CheckpointError,
+    WeightsError,
+    LoRAError,
+    ManifestError,
+    CalibrationError,
+    DatasetError,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,9 +114,10 @@ def export(
 
 def _calibration(folder: Path, config: TrainConfig, limit: int) -> Calibration:
     """Platt's fit on lists of the evaluation split, as the exported weights score them."""
-    dataset, split = open_source(config.data.source), config.evaluation.split
+    reranker, split = load(folder), config.evaluation.split
+    dataset = in_form(open_source(config.data.source), config.data.form, reranker.prompt.spec)
     examples = examples_of(dataset, split, limit)
-    scorer = reranker_scorer(load(folder), on_error="nan", progress="calibration")
+    scorer = reranker_scorer(reranker, on_error="nan", progress="calibration")
     table = flat(scorer(examples), [judged(example) for example in examples])
     return fit_platt(table.logits, table.relevant, f"{len(examples)} lists, split {split}")
 
@@ -132,6 +143,7 @@ def _card(
             "configuration": f"{config.name} ({meta.unirank['train_config_hash']})",
             "step": f"{step} of {schedule.steps}",
             "update": f"{batch.lists} lists of {config.data.list_size} candidates",
+            "form of candidates": config.data.form,
             "loss": losses,
             "learning rate": f"{config.optimizer.lr:g}",
             "adapters": f"rank {config.lora.rank}" if config.lora.rank else "none",

@@ -23,12 +23,14 @@ CHUNK = 256  # queries whose scores over the pool are in memory together
 
 @dataclass(frozen=True)
 class Retrieved:
-    """The candidates of one query, best first: places in the pool and each retriever's raw scores.
+    """The candidates of one query, best first: places in the pool and scores.
 
-    A retriever that cannot see a candidate (BM25 an image, any retriever an empty query) has NaN.
+    `fused` decides the order. `raw` are each retriever's own scores; one that cannot see a
+    candidate (BM25 an image, any retriever an empty query) has NaN.
     """
 
     places: NDArray[np.int64]  # (n,)
+    fused: NDArray[np.float64]  # (n,)
     raw: Mapping[str, NDArray[np.float64]]  # name -> (n,)
 
 
@@ -66,20 +68,17 @@ class FirstStage:
 
     def _one(self, query: Query, dense: NDArray[np.float64]) -> Retrieved:
         lexical = self._lexical(query)
-        barred = self._same.get(query.dup_id, [])
+        allowed = np.setdiff1d(np.arange(len(self.items)), self._same.get(query.dup_id, []))
+        is_text = self.is_text[allowed]
+        scores = fused(dense[allowed], lexical[allowed], is_text)
         chosen = []
-        for is_text, wanted in self.wanted.items():
-            members = np.setdiff1d(np.flatnonzero(self.is_text == is_text), barred)
-            fused = 1 / (FUSION + 1 + _ranks(dense[members]))
-            matched = ~np.isnan(lexical[members]) & (lexical[members] > 0)
-            ranks = _ranks(lexical[members][matched])
-            fused[matched] += 1 / (FUSION + 1 + ranks)
-            best = np.lexsort((members, -fused))[:wanted]
-            chosen.append((members[best], fused[best]))
-        places, fused = (np.concatenate(parts) for parts in zip(*chosen, strict=True))
-        order = np.lexsort((places, -fused))
-        places = places[order]
-        return Retrieved(places, {BM25: lexical[places], DENSE: dense[places]})
+        for form, wanted in self.wanted.items():
+            members = np.flatnonzero(is_text == form)
+            chosen.append(members[np.lexsort((members, -scores[members]))[:wanted]])
+        best = np.concatenate(chosen)
+        best = best[np.lexsort((best, -scores[best]))]
+        places = allowed[best]
+        return Retrieved(places, scores[best], {BM25: lexical[places], DENSE: dense[places]})
 
     def _lexical(self, query: Query) -> NDArray[np.float64]:
         """BM25 over the pool; NaN for items without text, everywhere for a query without words."""
@@ -90,11 +89,27 @@ class FirstStage:
         return scores
 
 
-def _ranks(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Place of each score by falling size, from 0; equal ones in the order of the pool."""
-    ranks = np.empty(len(scores), np.int64)
-    ranks[np.argsort(-scores, kind="stable")] = np.arange(len(scores))
-    return ranks
+def fused(
+    dense: NDArray[np.floating], lexical: NDArray[np.floating], is_text: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Reciprocal rank fusion of both retrievers, texts among texts and images among images.
+
+    All (n,). A candidate that BM25 gives NaN or 0 (no word of the query in it) is not in its
+    ranking. Equal scores share their mean rank, so that the order of the input says nothing.
+    """
+    total = np.zeros(len(dense))
+    for form in (True, False):
+        members = np.flatnonzero(is_text == form)
+        total[members] = 1 / (FUSION + 1 + _ranks(dense[members]))
+        matched = members[np.nan_to_num(lexical[members]) > 0]
+        total[matched] += 1 / (FUSION + 1 + _ranks(lexical[matched]))
+    return total
+
+
+def _ranks(scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Rank of each score by falling size, from 0; equal ones have the mean of theirs."""
+    _, group, counts = np.unique(-scores, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts + 1) / 2)[group]
 
 
 def _places_by_content(items: Sequence[Item]) -> dict[str, list[int]]:

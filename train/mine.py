@@ -1,15 +1,16 @@
 """`python -m train.mine`: hard negatives and preferences for the lists of one split.
 
 Retrieves each query's candidates from the whole pool, scores them with the current model, drops
-what may be relevant, and draws negatives by margin and modality (train/mining.py). The scores are
-written in shards; running the same command again goes on after the last one, and mining again with
-other settings reads them without scoring.
+what may be relevant, and draws negatives by margin and modality (train/mining.py). Other items of
+the query's own object that its list does not judge are never negatives (train/judging.py). The
+scores are written in shards; running the same command again goes on after the last one, and mining
+again with other settings reads them without scoring. Train on the result with
+`python -m train.sft --set data.lists=DIR/mined.jsonl.gz`.
 """
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import os
 import sys
@@ -27,14 +28,19 @@ from train.dual import Embedder
 from train.evaluation import content, examples_of
 from train.first_stage import FirstStage
 from train.initial import ASSETS
+from train.judging import Assessor
 from train.mining import Mined, MiningSettings, Pool, balanced, mine, preferences, summary
 from unirank_jax.datasets.dataset import Dataset, DatasetError, open_source
-from unirank_jax.datasets.records import Example
-from unirank_jax.hub import WeightsError, resolve
+from unirank_jax.datasets.formats.writing import json_line, write_lines
+from unirank_jax.datasets.overlay import write_lists
+from unirank_jax.datasets.records import Example, RankList
+from unirank_jax.hub import WeightsError, fingerprint, resolve
+from unirank_jax.metrics import UNJUDGED
 from unirank_jax.reranker import Reranker
 from unirank_jax.reranker import load as load_reranker
 
-ABOUT, VECTORS = "mining.json", "vectors.npy"
+FORMAT = 2  # of the shards; 2: unjudged items of the query's own object have grade -1
+ABOUT, VECTORS, LISTS = "mining.json", "vectors.npy", "mined.jsonl.gz"
 EXPECTED = (ConfigError, DatasetError, WeightsError, ValueError)
 
 
@@ -88,7 +94,7 @@ def run(config: MineConfig, workdir: Path) -> dict[str, int]:
     counts = _mine(config, shards, workdir)
     width = max(len(name) for name in counts)
     print("\n".join(f"{name.ljust(width)}  {count}" for name, count in counts.items()))
-    print(f"{workdir}: mined.jsonl.gz, preferences.jsonl.gz, audit.jsonl, summary.json")
+    print(f"{workdir}: {LISTS}, preferences.jsonl.gz, audit.jsonl, summary.json")
     return counts
 
 
@@ -104,7 +110,8 @@ def _score(
 ) -> None:
     """Write the shards that are missing, one record per query."""
     embedder = Embedder(load_reranker(_dual_encoder(config)))
-    items = list(dataset.items_of(config.split))
+    items = [dataset.item(did) for did in dataset.pool(config.split)]
+    assessor = Assessor(dataset, config.split, items)
     vectors = _vectors(workdir / VECTORS, lambda: unit_vectors("items", embedder.items, items))
     stage = FirstStage(items, vectors, texts=config.texts, images=config.images)
     reranker = load_reranker(_model(config))
@@ -118,7 +125,7 @@ def _score(
                     _pool(example, stage, found.places.tolist(), found.raw)
                     for example, found in zip(part, stage.search(queries, asked), strict=True)
                 ]
-                _write(path, _records(part, pools, reranker))
+                write_lines(path, map(json_line, _records(part, pools, assessor, reranker)))
             bar.update(len(part))
 
 
@@ -139,7 +146,7 @@ def _pool(
 
 
 def _records(
-    examples: Sequence[Example], pools: Sequence[Any], reranker: Reranker
+    examples: Sequence[Example], pools: Sequence[Any], assessor: Assessor, reranker: Reranker
 ) -> Iterator[dict[str, Any]]:
     logits = reranker.logits_many(
         [content(example.query.parts) for example in examples],
@@ -148,12 +155,11 @@ def _records(
         on_error="nan",
     )
     for example, (items, raw, retrieved), values in zip(examples, pools, logits, strict=True):
-        grades = {c.did: g for c, g in zip(example.candidates, example.grades, strict=True)}
         yield {
             "qid": example.query.qid,
             "rel_min": example.query.rel_min,
             "dids": [item.did for item in items],
-            "grades": [grades.get(item.did, 0) for item in items],
+            "grades": assessor.grades(example, items),
             "modalities": [item.modality for item in items],
             "dup_ids": [item.dup_id for item in items],
             "retrieved": retrieved,
@@ -179,8 +185,10 @@ def _vectors(path: Path, make: Any) -> np.ndarray:
 def _mine(config: MineConfig, shards: Sequence[tuple[Path, int]], workdir: Path) -> dict[str, int]:
     """From the shards to negatives, preferences, the audit list and counts."""
     outcomes: list[tuple[dict[str, Any], Pool, Mined | None]] = []
+    unjudged = 0
     for path, _ in shards:
         for record in read(path):
+            unjudged += record["grades"].count(UNJUDGED)
             pool = pool_of(record)
             found = any(
                 there and relevant
@@ -191,17 +199,19 @@ def _mine(config: MineConfig, shards: Sequence[tuple[Path, int]], workdir: Path)
     pairs = balanced(
         [preferences(pool, one, config.mining, config.pairs_per_query) for pool, one in mined]
     )
-    _write(workdir / "mined.jsonl.gz", (_mined_record(pool, one) for pool, one in mined))
-    _write(
+    write_lists(workdir / LISTS, (_mined_list(pool, one) for pool, one in mined))
+    write_lines(
         workdir / "preferences.jsonl.gz",
         (
-            {
-                "qid": pool.qid,
-                "better": pool.dids[one.better],
-                "worse": pool.dids[one.worse],
-                "kind": one.kind,
-                "weight": float(f"{one.weight:.9g}"),
-            }
+            json_line(
+                {
+                    "qid": pool.qid,
+                    "better": pool.dids[one.better],
+                    "worse": pool.dids[one.worse],
+                    "kind": one.kind,
+                    "weight": float(f"{one.weight:.9g}"),
+                }
+            )
             for (pool, _), some in zip(mined, pairs, strict=True)
             for one in some
         ),
@@ -211,10 +221,10 @@ def _mine(config: MineConfig, shards: Sequence[tuple[Path, int]], workdir: Path)
         for pool, one in mined
         if one.audit
     ]
-    _replace(workdir / "audit.jsonl", "".join(_line(record) for record in audit).encode())
+    write_lines(workdir / "audit.jsonl", map(json_line, audit))
     counts = summary(one for _, _, one in outcomes)
-    counts |= {"preferences": sum(map(len, pairs))}
-    _replace(workdir / "summary.json", (json.dumps(counts, indent=1) + "\n").encode())
+    counts |= {"removed: unjudged": unjudged, "preferences": sum(map(len, pairs))}
+    write_lines(workdir / "summary.json", [json.dumps(counts, indent=1), "\n"])
     return counts
 
 
@@ -246,15 +256,14 @@ def pool_of(record: dict[str, Any]) -> Pool:
     )
 
 
-def _mined_record(pool: Pool, mined: Mined) -> dict[str, Any]:
+def _mined_list(pool: Pool, mined: Mined) -> RankList:
     chosen = [*mined.positives, *mined.negatives]
-    return {
-        "qid": pool.qid,
-        "dids": [pool.dids[i] for i in chosen],
-        "grades": [int(pool.grades[i]) for i in chosen],
-        "neg_types": ["positive"] * len(mined.positives) + list(mined.buckets),
-        "logits": [float(f"{pool.logits[i]:.9g}") for i in chosen],
-    }
+    return RankList(
+        qid=pool.qid,
+        dids=tuple(pool.dids[i] for i in chosen),
+        grades=tuple(int(pool.grades[i]) for i in chosen),
+        neg_types=("positive",) * len(mined.positives) + mined.buckets,
+    )
 
 
 def _dids(pool: Pool, removed: dict[str, tuple[int, ...]]) -> list[str]:
@@ -271,22 +280,6 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def _write(path: Path, records: Any) -> None:
-    text = "".join(_line(record) for record in records)
-    _replace(path, gzip.compress(text.encode(), compresslevel=6, mtime=0))
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-
-
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-
-
 def _plain(values: Any) -> list[float | None]:
     """9 digits carry a float32 without loss; None for NaN."""
     return [None if np.isnan(v) else float(f"{v:.9g}") for v in values]
@@ -301,16 +294,17 @@ def _scoring(config: MineConfig, dataset: Dataset) -> dict[str, Any]:
     for name in ("name", "mining", "pairs_per_query", "source", "model", "dual_encoder"):
         del kept[name]
     return kept | {
+        "format": FORMAT,
         "data": dataset.fingerprint,
-        "model": _fingerprint(_model(config)),
-        "dual_encoder": _fingerprint(_dual_encoder(config)),
+        "model": fingerprint(_model(config)),
+        "dual_encoder": fingerprint(_dual_encoder(config)),
     }
 
 
 def _describe(workdir: Path, scoring: dict[str, Any]) -> None:
     path = workdir / ABOUT
     if not path.exists():
-        _replace(path, (json.dumps(scoring, indent=1) + "\n").encode())
+        write_lines(path, [json.dumps(scoring, indent=1), "\n"])
         return
     changed = differences(json.loads(path.read_text("utf-8")), scoring, ignore=())
     if changed:
@@ -318,16 +312,6 @@ def _describe(workdir: Path, scoring: dict[str, Any]) -> None:
             f"--workdir: {workdir} holds scores of another kind; choose another --workdir, or "
             "undo these changes:\n  " + "\n  ".join(changed)
         )
-
-
-def _fingerprint(folder: Path) -> str:
-    """SHA-256 over a model's weights and manifest, 16 digits."""
-    found = hashlib.sha256()
-    names = [*sorted(folder.glob("*.safetensors")), folder / "unirank.json"]
-    for path in (name for name in names if name.exists()):
-        with open(path, "rb") as file:
-            found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()[:16]
 
 
 def _model(config: MineConfig) -> Path:

@@ -17,9 +17,12 @@ from unirank_jax.images import decode
 THUMBNAIL = 112  # pixels
 
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
        color: #1b1f24; background: #fff; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.05rem; margin: 0; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
+p { max-width: 62rem; } section h2 { font-size: 1.05rem; margin: 0; }
+nav { columns: 18rem; font-size: .9rem; } nav a { display: block; color: #1f5fbf; }
+summary { cursor: pointer; color: #1f5fbf; }
 pre { background: #f4f5f7; padding: .8rem; overflow-x: auto; font-size: 12.5px; }
 section { border: 1px solid #d5d9e0; border-radius: 8px; padding: 1rem; margin: 1.2rem 0; }
 .query { display: flex; gap: .8rem; align-items: center; margin-bottom: .8rem; }
@@ -30,8 +33,10 @@ li { border: 1px solid #d5d9e0; border-radius: 6px; padding: .5rem; overflow-wra
 li.relevant { border: 2px solid #18794e; background: #effaf3; }
 table { border-collapse: collapse; font-size: 12.5px; display: block; overflow-x: auto; }
 th, td { border-bottom: 1px solid #e5e8ee; padding: .2rem .5rem; text-align: left;
-         white-space: nowrap; } td.number { text-align: right; }
-.plots { display: flex; flex-wrap: wrap; } svg text { font: 10.5px system-ui, sans-serif; }
+         white-space: nowrap; } .number { text-align: right; }
+td.number { font-variant-numeric: tabular-nums; } tr.model { background: #eef4fd; }
+.plots { display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; margin: .8rem 0; }
+svg text { font: 10.5px system-ui, sans-serif; }
 .mid { text-anchor: middle; } .end { text-anchor: end; } .frame { fill: none; stroke: #d5d9e0; }
 .guide { stroke: #9aa3af; stroke-dasharray: 4; fill: none; }
 .score { font-weight: 600; } .place { color: #5a6472; } img { max-width: 100%; }
@@ -77,16 +82,26 @@ def document(title: str, body: str) -> str:
 """
 
 
-def section(ranked: RankedList) -> str:
-    """One query with its candidates, the relevant ones framed."""
+def section(ranked: RankedList, first: int | None = None) -> str:
+    """One query with its candidates, the relevant ones framed.
+
+    With `first` only so many are shown, and the relevant ones wherever they are.
+    """
+    shown = [
+        (place, one)
+        for place, one in enumerate(ranked.candidates, 1)
+        if first is None or place <= first or one.relevant
+    ]
     items = "\n".join(
         f'<li class="{"relevant" if one.relevant else ""}"><span class="place">{place}.</span> '
         f'<span class="score">{one.score:.3f}</span><br>{_parts(one.parts)}</li>'
-        for place, one in enumerate(ranked.candidates, 1)
+        for place, one in shown
     )
+    hidden = len(ranked.candidates) - len(shown)
+    more = f"; {hidden} more that are not relevant are not shown" if hidden else ""
     return (
         f'<section><div class="query"><div><h2>{_parts(ranked.query)}</h2>'
-        f'<span class="kind">{html.escape(ranked.kind)}; the relevant ones are framed</span>'
+        f'<span class="kind">{html.escape(ranked.kind)}; the relevant ones are framed{more}</span>'
         f"</div></div><ol>{items}</ol></section>"
     )
 

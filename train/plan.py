@@ -110,7 +110,9 @@ class TrainPlan:
 
 
 class EvaluationPlan:
-    """Lists with a relevant candidate in a fixed order, `limit` of them spread evenly.
+    """Lists in a fixed order, `limit` of them spread evenly.
+
+    Those with a relevant candidate, on the list or missing from it, count.
 
     A list longer than `list_size` keeps its relevant candidates first. The last batch may have
     empty places.
@@ -118,7 +120,7 @@ class EvaluationPlan:
 
     def __init__(self, index: Index, settings: PlanSettings, limit: int) -> None:
         self.index, self.settings = index, settings
-        usable = [n for n in range(len(index)) if index.relevant(n).any()]
+        usable = [n for n in range(len(index)) if index.relevant(n).any() or index.missed[n]]
         if not usable:
             raise PlanError("no list to evaluate on has a relevant candidate; check the grades")
         count = min(limit, len(usable))

@@ -18,8 +18,9 @@ from jax.sharding import Mesh
 from train import losses
 from train.config import TrainConfig
 from train.data import Encoder, Micro, evaluation_batches, plan_settings
-from train.plan import EvaluationPlan
-from train.sizes import cached_index
+from train.judging import cut, judged
+from train.plan import Chosen, EvaluationPlan
+from train.sizes import Index, cached_index
 from train.step import Layout, Params, TrainState
 from unirank_jax import sharding
 from unirank_jax.config import ModelConfig
@@ -93,13 +94,15 @@ def make_evaluation(
             print(f"no evaluation: the dataset has no lists in split {wanted.split!r}")
         return None
     training = plan_settings(config, mesh)
-    lists = max(1, training.lists * training.list_size // wanted.list_size)
+    count = max(1, training.lists * training.list_size // wanted.list_size)
     settings = replace(
-        training, micro_batches=1, lists=lists, list_size=wanted.list_size, buckets=2
+        training, micro_batches=1, lists=count, list_size=wanted.list_size, buckets=2
     )
     index = cached_index(dataset, wanted.split, prompt, workdir / "cache")
     plan = EvaluationPlan(index, settings, wanted.lists)
     encoder = Encoder(dataset, index, prompt, model, wanted.list_size)
+    chosen_lists = [one for batch in plan.batches for shard in batch[0] for one in shard]
+    lists_judged = {one.number: _judged(dataset, wanted.split, index, one) for one in chosen_lists}
 
     @jax.jit
     def score_batch(params: Params, frozen: Params, micro: Micro) -> jax.Array:
@@ -109,26 +112,24 @@ def make_evaluation(
 
     def evaluate(state: TrainState) -> dict[str, float]:
         found: list[np.ndarray] = []
-        judged: list[Judged] = []
+        lists: list[Judged] = []
         data = config.data
         batches = evaluation_batches(plan, encoder, mesh, data.workers, data.prefetch)
         for micro, shards in batches:
             scores = np.asarray(score_batch(state.trainable, frozen, micro))
-            for s, chosen_lists in enumerate(shards):
-                for g, chosen in enumerate(chosen_lists):
-                    grades = index.grades[chosen.slots]
-                    found.append(scores[s, g, : len(grades)])
-                    judged.append(
-                        Judged(
-                            qid=str(index.queries[chosen.number]),
-                            grades=tuple(grades.tolist()),
-                            rel_min=int(index.rel_min[chosen.number]),
-                            kind=str(index.kinds[chosen.number]),
-                        )
-                    )
-        return by_kind(found, judged)
+            for s, some in enumerate(shards):
+                for g, one in enumerate(some):
+                    found.append(scores[s, g, : len(one.slots)])
+                    lists.append(lists_judged[one.number])
+        return by_kind(found, lists)
 
     return evaluate
+
+
+def _judged(dataset: Dataset, split: str, index: Index, chosen: Chosen) -> Judged:
+    """The judgements of a list as `train.evaluate` reads them, cut to the slots of the plan."""
+    places = chosen.slots - index.starts[chosen.number]
+    return cut(judged(dataset.example(split, chosen.number)), places.tolist())
 
 
 def by_kind(scores: list[np.ndarray], lists: list[Judged]) -> dict[str, float]:

@@ -23,7 +23,7 @@ import numpy as np
 import tensorboardX
 import tqdm
 
-from train.config import ConfigError, differences, digest, to_dict
+from train.config import ConfigError, completed, differences, digest, to_dict
 
 GUARDED = ("loss", "grad_norm")  # a run stops when one of these is not finite
 
@@ -196,7 +196,8 @@ def describe_run(workdir: str | Path, config: Any, resuming: bool, **facts: Any)
     stored = folder / "config.json"
     new = to_dict(config)
     if resuming and stored.exists():
-        changed = differences(json.loads(stored.read_text(encoding="utf-8"))["config"], new)
+        old = json.loads(stored.read_text(encoding="utf-8"))["config"]
+        changed = differences(completed(type(config), old), new)
         if changed:
             raise ConfigError(
                 f"--workdir: {folder} holds a run with another configuration; choose another "

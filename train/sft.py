@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from train.checkpoint import CheckpointError, Checkpoints
-from train.config import ConfigError, TrainConfig, digest, load, parse, require_size
+from train.config import ConfigError, DataSettings, TrainConfig, digest, load, parse, require_size
 from train.data import Encoder, plan_settings, train_batches
 from train.initial import Start, cast, keep_model_files, make_layout, open_start
 from train.loop import Outcome, Schedule, resume, run
@@ -37,7 +37,9 @@ from train.step import (
 from unirank_jax import sharding
 from unirank_jax.calibration import IDENTITY
 from unirank_jax.content import ContentError
-from unirank_jax.datasets.dataset import open_source
+from unirank_jax.datasets.dataset import Dataset, open_source
+from unirank_jax.datasets.forms import in_form
+from unirank_jax.datasets.overlay import overlaid
 from unirank_jax.images import ImageSpec
 from unirank_jax.manifest import LABEL_TOKENS, Manifest
 from unirank_jax.prompt import DEFAULT_INSTRUCTION, Prompt
@@ -70,7 +72,7 @@ def train(config: TrainConfig, workdir: Path) -> Outcome:
     mesh = sharding.mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     start = open_start(config.model, config.seed)
     prompt = make_prompt(config, start)
-    dataset = open_source(config.data.source)
+    dataset = open_data(config.data, prompt.spec)
     settings = plan_settings(config, mesh)
     index = cached_index(dataset, config.data.train_split, prompt, workdir / "cache")
     plan = TrainPlan(index, settings)
@@ -160,6 +162,18 @@ def train(config: TrainConfig, workdir: Path) -> Outcome:
     return outcome
 
 
+def open_data(settings: DataSettings, spec: ImageSpec) -> Dataset:
+    """The dataset of a run: its lists or those of a file for training, candidates in their form.
+
+    Raises:
+        DatasetError: data, lists or stand-ins that cannot be read.
+    """
+    dataset = open_source(settings.source)
+    if settings.lists:
+        dataset = overlaid(dataset, settings.train_split, settings.lists)
+    return in_form(dataset, settings.form, spec)
+
+
 def make_prompt(config: TrainConfig, start: Start) -> Prompt:
     """The prompt of a run."""
     data, vision = config.data, start.config.vision
@@ -215,7 +229,9 @@ def announce(
     print(f"run {config.name} in {workdir}, step {step} of {config.schedule.steps}")
     print(f"devices: {jax.device_count()} x {jax.devices()[0].device_kind}, mesh {axes}")
     print(f"model: {sizes['t']:,} trained and {sizes['k']:,} frozen parameters, from {start.name}")
-    print(f"data: {data.source}, {len(plan.index)} lists of split {data.train_split}")
+    lists = f"lists of {data.lists}" if data.lists else "lists"
+    shown = "" if data.form == "native" else f", candidates as {data.form}"
+    print(f"data: {data.source}, {len(plan.index)} {lists} of split {data.train_split}{shown}")
     print(f"update: {config.batch.lists} lists, {rows} pairs; batch shapes:")
     for bucket in plan.buckets:
         print(

@@ -34,6 +34,7 @@ class Index:
     starts: np.ndarray  # (L + 1,) int64
     items: np.ndarray  # (N,) int32: rows of item_ids
     grades: np.ndarray  # (N,) int32
+    missed: np.ndarray  # (L,) int32: relevant candidates that are not on the list
     item_ids: np.ndarray  # (U,) str
     item_sizes: np.ndarray  # (U, 3) int32: tokens after an empty prefix, images, patches
     item_modality: np.ndarray  # (U,) str
@@ -62,7 +63,11 @@ def build_index(dataset: Dataset, split: str, prompt: Prompt) -> Index:
     for ranked in lists:
         items += [rows.setdefault(did, len(rows)) for did in ranked.dids]
     queries = [dataset.query(ranked.qid) for ranked in lists]
-    contents = [dataset.item(did) for did in rows]
+    # One at a time: in the form "image" an item holds the pixels of its picture.
+    seen = [
+        (prompt.candidate_length(item.parts, f"candidate {item.did}", 0), item.modality)
+        for item in map(dataset.item, rows)
+    ]
     return Index(
         queries=np.array([query.qid for query in queries]),
         kinds=np.array([query.kind for query in queries]),
@@ -74,17 +79,23 @@ def build_index(dataset: Dataset, split: str, prompt: Prompt) -> Index:
         starts=np.cumsum([0, *(len(ranked.dids) for ranked in lists)]),
         items=np.array(items, np.int32),
         grades=np.array([grade for ranked in lists for grade in ranked.grades], np.int32),
-        item_ids=np.array(list(rows)),
-        item_sizes=_sizes(
-            prompt.candidate_length(item.parts, f"candidate {item.did}", 0) for item in contents
+        missed=np.array(
+            [
+                sum(grade >= query.rel_min for grade in ranked.missing)
+                for query, ranked in zip(queries, lists, strict=True)
+            ],
+            np.int32,
         ),
-        item_modality=np.array([item.modality for item in contents]),
+        item_ids=np.array(list(rows)),
+        item_sizes=_sizes(length for length, _ in seen),
+        item_modality=np.array([modality for _, modality in seen]),
     )
 
 
 def cached_index(dataset: Dataset, split: str, prompt: Prompt, folder: Path) -> Index:
     """`build_index`, kept in `folder` under a name made of everything that it depends on."""
     key = {
+        "fields": [field.name for field in fields(Index)],
         "data": dataset.fingerprint,
         "split": split,
         "prompt": prompt.prompt_id,

@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from train.calibrated import Calibrated
-from train.evaluation import HEADLINE, MACRO, MICRO, PARTS, SINGLE, WHOLE, Report, Row
+from train.evaluation import Report
+from train.forms import EVERYTHING, GROUPS
 from train.mixing import SHARES, Mixing
+from train.slices import HEADLINE, MACRO, MICRO, PARTS, SINGLE, WHOLE, Row
 from unirank_jax.metrics import METRICS
 from unirank_jax.modality_bias import Bias
-from unirank_jax.significance import Difference, Interval
+from unirank_jax.significance import Difference, Interval, holm
 
 _BIAS = (
     "0 is unbiased. Images in top 1: their share beyond that of the ideal order. Order: relevant "
@@ -27,12 +29,18 @@ _CALIBRATION = (
     "Of sigmoid(logit) as a probability of relevance, before and after Platt's fit on the other "
     "half of the queries; a slope of 1 is calibrated, below it is overconfident."
 )
+_TOKENS = (
+    "Text and visual tokens of a candidate as it is scored, and by what the candidate is in the "
+    "data, both together (characters of a text); the prefix is what the candidates of a list share."
+)
 _MIXING = (
     "nDCG@10 by the share of candidates shown as images. Dip: the middle of the straight line "
     "between the ends less the curve there. Swap: mean change of a score when a candidate changes "
     "its form, in standard deviations. Changed: first places that change when all do."
 )
 ENOUGH = 500  # queries that a number should rest on
+ABOVE, BELOW = "\u25b2", "\u25bc"  # marks of a model that differs from the strongest baseline
+LEVELS = (0.05, 0.01)  # one mark, two marks
 
 _TITLES = {
     "hit": "Hit",
@@ -52,6 +60,7 @@ def render(report: Report, *, every_slice: bool) -> str:
         f"brackets {100 * about['level']:.0f} % bootstrap intervals over the queries "
         f"({about['resamples']} resamples, seed {about['seed']}). "
         f"A star marks fewer than {ENOUGH} queries.",
+        *about["notes"],
     ]
     views = [view for view in (WHOLE, *PARTS) if any(row.view == view for row in report.rows)]
     for view in views:
@@ -60,6 +69,7 @@ def render(report: Report, *, every_slice: bool) -> str:
             repeats = row.name == SINGLE and row.queries == rows[0].queries  # the same as MICRO
             if row.name in (MACRO, MICRO, SINGLE) and not repeats:
                 parts += [f"## {view}, {row.name} ({_count(row)} queries)", _metrics(report, row)]
+                parts += _legend(report, row)
         parts += [f"## {view}: {_title(HEADLINE)} by slice", _slices(report, rows)]
     for view in views:
         rows = [
@@ -71,9 +81,12 @@ def render(report: Report, *, every_slice: bool) -> str:
             parts += [f"## {view}: paired differences of {_title(HEADLINE)}", _differences(rows)]
     if report.bias:
         parts += ["## modality bias", _BIAS, _bias(report.bias)]
+    if about.get("tokens"):
+        parts += ["## tokens per candidate", _TOKENS, _tokens(about["tokens"])]
     if report.calibration:
         parts += ["## calibration", _CALIBRATION, _calibration(report.calibration)]
-    if refused := [name for name in report.models if name not in report.calibration]:
+    rerankers = [name for name in report.models if name not in report.runs]
+    if refused := [name for name in rerankers if name not in report.calibration]:
         parts += [f"No Platt fit: {', '.join(refused)} ranks relevant candidates below others."]
     if report.mixing:
         parts += ["## the same candidates as texts and as images", _MIXING, _mixing(report.mixing)]
@@ -85,6 +98,7 @@ def as_json(report: Report) -> dict[str, Any]:
     return {
         "about": report.about,
         "models": list(report.models),
+        "runs": list(report.runs),
         "baselines": list(report.baselines),
         "tie_rates": report.tie_rates,
         "bias": {name: dataclasses.asdict(one) for name, one in report.bias.items()},
@@ -94,15 +108,45 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
+def strongest(report: Report, row: Row) -> str:
+    """The baseline with the highest headline metric in a row; fits on top of models are none."""
+    names = [name for name in report.baselines if name not in report.repaired]
+    return max(names, key=lambda name: row.values[name][HEADLINE].mean)
+
+
+def marks(report: Report, row: Row) -> dict[str, str]:
+    """Model -> how surely it is above or below the strongest baseline; "" where it may be equal."""
+    other = strongest(report, row)
+    corrected = holm([row.randomisation[model][other] for model in report.models])
+    found = {}
+    for model, p in zip(report.models, corrected, strict=True):
+        sign = ABOVE if row.differences[model][other].mean > 0 else BELOW
+        found[model] = sign * sum(p < level for level in LEVELS)
+    return found
+
+
+def _legend(report: Report, row: Row) -> list[str]:
+    if not report.models:
+        return []
+    count = len(report.models)
+    return [
+        f"{ABOVE} above, {BELOW} below the strongest baseline here ({strongest(report, row)}): "
+        f"paired randomisation test on {_title(HEADLINE)}, p < {LEVELS[0]}, two marks "
+        f"p < {LEVELS[1]}, corrected by Holm over {count} comparison{'s' * (count > 1)} "
+        "(the models shown)."
+    ]
+
+
 def _metrics(report: Report, row: Row) -> str:
     """One line per scorer, one column per metric."""
+    marked = marks(report, row)
     whole = row.view == WHOLE  # the tie rate is that of whole lists
     header = ["", *(_title(metric) for metric in METRICS), *(["tied pairs"] if whole else [])]
     lines = [
         [
             name,
             *(
-                _interval(values[metric])
+                f"{_interval(values[metric])} {marked.get(name, '')}".strip()
                 if metric == HEADLINE
                 else f"{100 * values[metric].mean:.1f}"
                 for metric in METRICS
@@ -132,13 +176,15 @@ def _differences(rows: Sequence[Row]) -> str:
             f"{model} - {other}",
             _difference(difference),
             _p(difference.p),
+            _p(row.randomisation[model][other]),
             _p(row.mcnemar[model][other]) if row.mcnemar else "",
         ]
         for row in rows
         for model, others in row.differences.items()
         for other, difference in others.items()
     ]
-    return _table(["", "queries", "", "difference", "p (bootstrap)", "p (McNemar)"], lines)
+    tests = [f"p ({name})" for name in ("bootstrap", "randomisation", "McNemar")]
+    return _table(["", "queries", "", "difference", *tests], lines)
 
 
 def _bias(found: Mapping[str, Bias]) -> str:
@@ -177,6 +223,17 @@ def _calibration(found: Mapping[str, Calibrated]) -> str:
         for modality, one in by_modality.items()
     ]
     return _table(["", "", "ECE", "Brier", "NLL (cnat)", "slope"], lines)
+
+
+def _tokens(found: Mapping[str, Mapping[str, Any]]) -> str:
+    groups = [name for name in GROUPS[1:] if any(name in one["groups"] for one in found.values())]
+    lines = []
+    for name, one in found.items():
+        means = {group: (x["text"], x["visual"]) for group, x in one["groups"].items()}
+        cells = [f"{one['prefix']:.1f}", *(f"{x:.1f}" for x in means[EVERYTHING])]
+        cells += [f"{sum(means[group]):.1f}" if group in means else "" for group in groups]
+        lines.append([f"{name} ({one['form']})", *cells])
+    return _table(["", "prefix", "text", "visual", *groups], lines)
 
 
 def _mixing(found: Mapping[str, Mixing]) -> str:

@@ -5,6 +5,7 @@ Only JSON, safetensors, text and template files are fetched: never code, never p
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -65,3 +66,13 @@ def resolve(
             allow_patterns=_HUB_FILES,
         )
     )
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over a model's weights and manifest, 16 digits."""
+    found = hashlib.sha256()
+    names = [*sorted(folder.glob("*.safetensors")), folder / "unirank.json"]
+    for path in (name for name in names if name.exists()):
+        with open(path, "rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""How far a mean over queries can be trusted: bootstrap intervals, paired differences, McNemar.
+"""How far a mean over queries can be trusted: bootstrap intervals and tests of differences.
 
 `Resampled` draws the resamples once for many columns (systems, metrics), so their differences are
 paired. Numpy only: no JAX here.
@@ -117,6 +117,49 @@ def mcnemar(a: Floats, b: Floats, *, seed: int) -> float:
         ways = ways * (n - i) // (i + 1)
     # Exact integers up to the last division: 2^n does not fit a float for thousands of queries.
     return min(1.0, (2 * tail * 10**18 >> n) / 10**18)
+
+
+def randomisation(
+    differences: Floats, strata: Sequence[str] | None, *, rounds: int, seed: int
+) -> Floats:
+    """Paired randomisation test of mean differences: two-sided p values, one per column.
+
+    If two systems are alike, each query's difference has either sign equally often. In every round
+    all signs are drawn anew (the same for all columns); p is (1 + rounds whose mean is at least as
+    far from 0 as the one observed) / (1 + rounds).
+
+    Args:
+        differences: (Q, M) per-query values of one system less those of another.
+        strata: the label of each query for a mean of strata's means (macro), or None (micro).
+
+    Returns: (M,) p values.
+    """
+    if differences.ndim != 2 or len(differences) == 0:
+        raise ValueError(f"differences have shape {differences.shape}; give (queries >= 1, pairs)")
+    if np.isnan(differences).any():
+        raise ValueError("differences hold NaN; leave these queries out")
+    labels = np.zeros(len(differences), np.int64) if strata is None else np.asarray(strata)
+    _, stratum, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    weighted = differences / (sizes[stratum] * len(sizes))[:, None]
+    # Sums that are equal but for their order of summation count as equal.
+    limit = np.abs(weighted.sum(axis=0)) - 1e-12 * np.abs(weighted).sum(axis=0)
+    rng = np.random.default_rng(seed)
+    hits = np.zeros(differences.shape[1], np.int64)
+    for start in range(0, rounds, _CHUNK):
+        count = min(_CHUNK, rounds - start)
+        signs = rng.integers(2, size=(count, len(weighted)), dtype=np.int8) * 2.0 - 1.0
+        hits += (np.abs(signs @ weighted) >= limit).sum(axis=0)
+    return (1 + hits) / (1 + rounds)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction for several tests: the values to compare with the level of all together."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for place, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[i]))
+        corrected[i] = largest
+    return corrected
 
 
 def _counts(rng: np.random.Generator, queries: int, resamples: int) -> Floats:

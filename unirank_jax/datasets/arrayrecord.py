@@ -7,7 +7,7 @@ content. `writer.write_dataset` makes such a folder.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -79,10 +79,15 @@ class ArrayRecordDataset(Dataset):
         return self._item(self._item_rows[did])
 
     def items_of(self, split: str) -> Sequence[Item]:
+        return _Rows(self._items, lambda record: self._make_item(record), self._rows_of(split))
+
+    def pool(self, split: str) -> Collection[str]:
+        return tuple(did.decode() for did in self._index["item_ids"][self._rows_of(split)].tolist())
+
+    def _rows_of(self, split: str) -> np.ndarray:
         if split not in SPLITS:
             raise DatasetError(f"no split {split!r}; there are: {', '.join(SPLITS)}")
-        rows = np.flatnonzero(self._index["item_splits"] == SPLITS.index(split))
-        return _Rows(self._items, lambda record: self._make_item(record), rows)
+        return np.flatnonzero(self._index["item_splits"] == SPLITS.index(split))
 
     def size(self, did: str) -> ContentSize:
         row = self._item_rows[did]

@@ -26,6 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--raw", type=Path, default=Path("raw"), help="downloaded archives")
     command.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     command.add_argument("--limit", type=int, help="only that many molecules, for a quick trial")
+    command.add_argument(
+        "--stand-ins-only",
+        action="store_true",
+        help="write the texts that stand for images into the dataset at --out, and nothing else",
+    )
     for name, about in (
         ("design", "furniture drawings, emoji, icons and clip art"),
         ("symbols", "line symbols for evaluation only: everything is in the test split"),
@@ -50,7 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
         save_tokenizer(train_tokenizer(texts, options.vocab), options.out, options.max_length)
         return 0
     try:
-        if options.command == "sci":
+        if options.command == "sci" and options.stand_ins_only:
+            meta = sci.add_stand_ins(options.out, options.raw)
+        elif options.command == "sci":
             meta = sci.build(
                 options.scale, options.out, options.raw, options.processes, options.limit
             )

@@ -123,7 +123,14 @@ def clip_thing(clip: Clip, picture: bytes, split_id: str) -> Thing:
         items={one.kind: one for one in items},
         labels=frozenset({clip.key}),
         category=clip.path.partition("/")[0],
+        stand_in=stand_in_text(clip),
     )
+
+
+def stand_in_text(clip: Clip) -> str:
+    """The names of the folders that a picture lies in, without words of title and keywords."""
+    asked = " ".join([clip.title, *clip.keywords])
+    return ", ".join(without_words(clip.folder.split("/"), asked))
 
 
 def _root(raw: Path) -> Path:

@@ -7,7 +7,7 @@ inside the package. Reading is lazy: nothing but ids and sizes is held in memory
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from unirank_jax.content import ImagePart
@@ -103,6 +103,13 @@ class Dataset(ABC):
     @abstractmethod
     def items_of(self, split: str) -> Sequence[Item]:
         """The items whose `split_id` falls in a split, read one at a time, in stored order."""
+
+    def pool(self, split: str) -> Collection[str]:
+        """Ids of the items that lists of a split may name, in stored order.
+
+        Those of `items_of`; of data with one corpus for all splits, the whole corpus.
+        """
+        return tuple(item.did for item in self.items_of(split))
 
     def size(self, did: str) -> ContentSize:
         """Text length and image sizes of an item; of an image only the header is read."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unirank_jax.datasets import clipart, emoji, furniture, icons
+from unirank_jax.datasets import clipart, emoji, furniture, icons, stand_ins
 from unirank_jax.datasets.design_lists import (
     clip_drafts,
     emoji_drafts,
@@ -125,6 +125,7 @@ def finish(
         name=name,
         licences={item.source: item.licence for item in items},
         extra_files={"LICENSES": licences, "sheet.html": sheet(name, items, made)},
+        stand_in_texts=stand_ins.of_items(items, {x.unit_id: x.stand_in for x in things}),
     )
     return add_counts(out, meta, items, lists)
 

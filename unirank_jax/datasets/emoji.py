@@ -39,7 +39,10 @@ MIN_TAGS, MAX_TAGS = 2, 8
 
 @dataclass(frozen=True)
 class Concept:
-    """One emoji: code points, English name and tags, group, subgroup, names in other languages."""
+    """One emoji: code points, English name and tags, group, subgroup, names in other languages.
+
+    `other_tags` are those of the vendor OpenMoji.
+    """
 
     code: str
     label: str
@@ -47,6 +50,7 @@ class Concept:
     group: str
     subgroup: str
     names: dict[str, str]
+    other_tags: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -77,6 +81,7 @@ def read_concepts(raw: Path) -> list[Concept]:
             group=entry["group"],
             subgroup=entry["subgroups"],
             names={x: y for x, y in translated.items() if label_key(y) != label_key(label)},
+            other_tags=tuple(f"{entry['tags']},{entry['openmoji_tags']}".split(",")),
         )
     return [concepts[code] for code in sorted(concepts)]
 
@@ -155,7 +160,15 @@ def concept_thing(concept: Concept, drawings: Mapping[str, bytes], split_id: str
         labels=frozenset({concept.key}),
         category=concept.group,
         asks={f"label-{language}": name for language, name in concept.names.items()},
+        stand_in=stand_in_text(concept),
     )
+
+
+def stand_in_text(concept: Concept) -> str:
+    """Groups and the other vendor's tags without the words of any query's text."""
+    asked = " ".join([concept.label, *concept.names.values(), *concept.tags])
+    known = (concept.group, concept.subgroup, *concept.other_tags)
+    return ", ".join(without_words(known, asked)[:MAX_TAGS])
 
 
 def _by_code(entries: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

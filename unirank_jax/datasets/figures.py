@@ -10,14 +10,15 @@ import gzip
 import hashlib
 import io
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
 from unirank_jax.content import ImagePart, TextPart
+from unirank_jax.datasets.labels import stem, words
 from unirank_jax.datasets.pages import Block, page_blocks
 from unirank_jax.datasets.records import Item, dup_id_of
 from unirank_jax.datasets.sources import preflight, unpack
@@ -25,6 +26,7 @@ from unirank_jax.datasets.sources import preflight, unpack
 FIGURE_PIXELS = 96
 MIN_SIDE, MIN_AREA = 60, 8000
 MIN_CAPTION, MIN_PASSAGE, MAX_TEXT = 12, 60, 600
+TELLING_LETTERS = 5  # words this long may not be shared by a stand-in and a text of the page
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,32 @@ def figure_items(figure: Figure) -> list[Item]:
     if figure.passage is not None:
         items.append(item("passage", "p", figure.passage))
     return items
+
+
+def stand_in_texts(figures: Sequence[Figure]) -> dict[str, str]:
+    """unit_id -> manual and section title, for the figures where something is left of them.
+
+    Long words that any caption or passage of the page has are left out. It is the whole page, not
+    the figure's own texts, so that the answer's stand-in lacks nothing that its neighbours have.
+    """
+    told: dict[str, set[str]] = defaultdict(set)
+    for figure in figures:
+        texts = f"{figure.caption} {figure.passage or ''}"
+        told[figure.page].update(stem(word) for word in words(texts))
+    found: dict[str, str] = {}
+    for figure in figures:
+        manual = figure.source.removeprefix("python-").removesuffix("-doc")
+        kept = [
+            word
+            for word in (f"{manual}:", *figure.section.split())
+            if not any(
+                len(one) >= TELLING_LETTERS and stem(one) in told[figure.page]
+                for one in words(word)
+            )
+        ]
+        if any(len(one) >= TELLING_LETTERS for one in words(" ".join(kept))):
+            found[figure.unit_id] = " ".join(kept)
+    return found
 
 
 def square_figure(image: Image.Image) -> bytes:

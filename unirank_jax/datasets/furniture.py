@@ -67,6 +67,10 @@ class Design:
     def source(self) -> str:
         return f"{PACKAGE}/{self.library}"
 
+    @property
+    def measures(self) -> str:
+        return " x ".join(f"{side:g}" for side in self.size) + " cm"
+
 
 def read_designs(raw: Path) -> list[Design]:
     """All designs of all libraries, in the order of the catalogues.
@@ -181,7 +185,7 @@ def card_text(design: Design, parts: Sequence[str]) -> str:
         sentences.append(", ".join(tags).lower())
     if shown:
         sentences.append("parts: " + ", ".join(shown[:MAX_PARTS]))
-    sentences.append(" x ".join(f"{side:g}" for side in design.size) + " cm")
+    sentences.append(design.measures)
     return ". ".join(sentences) + "."
 
 
@@ -205,7 +209,14 @@ def design_thing(design: Design, drawn: dict[str, Any]) -> Thing:
         labels=frozenset({label_key(design.name)}),
         category=design.category,
         asks={"title": design.name} | {f"title-{code}": x for code, x in design.names.items()},
+        stand_in=stand_in_text(design),
     )
+
+
+def stand_in_text(design: Design) -> str:
+    """Category, without words of the name, and size; not the view, since that is asked for."""
+    title = " ".join([design.name, *design.names.values()])
+    return ". ".join([*without_words([design.category], title), design.measures])
 
 
 def _numbered(data: bytes) -> dict[int, dict[str, str]]:

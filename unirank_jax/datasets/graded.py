@@ -33,12 +33,14 @@ class Thing(Unit):
     """A unit with what its lists need: labels, a category, and texts that only ask.
 
     Things that share a label are no negatives of each other for queries in words. `asks` are
-    texts by name (title, title in German, ...) that are queries and never candidates.
+    texts by name (title, title in German, ...) that are queries and never candidates. `stand_in`
+    is what stands for its drawings where texts only are seen ("": nothing).
     """
 
     labels: frozenset[str] = frozenset()
     category: str = ""
     asks: dict[str, str] = field(default_factory=dict)
+    stand_in: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unirank_jax.content import TextPart
 from unirank_jax.datasets.emoji import iconify_svg
 from unirank_jax.datasets.graded import Thing, item_maker
 from unirank_jax.datasets.labels import label_key, without_words, words
 from unirank_jax.datasets.pictures import cached_pictures, draw_svg
-from unirank_jax.datasets.records import hash_number
+from unirank_jax.datasets.records import Item, hash_number
 from unirank_jax.datasets.sources import cache_path, unpack
 
 DRAWING_VERSION = 1
@@ -126,7 +127,15 @@ def icon_thing(
         items={one.kind: one for one in items},
         labels=frozenset({key}),
         category=next((icons[vendor].category for vendor in present if icons[vendor].category), ""),
+        stand_in=stand_in_text([icons[vendor] for vendor in present], items),
     )
+
+
+def stand_in_text(icons: Sequence[Icon], items: Sequence[Item]) -> str:
+    """Categories and tags that are in no text of the thing: what other vendors than its own say."""
+    told = " ".join(p.text for item in items for p in item.parts if isinstance(p, TextPart))
+    known = [icon.category for icon in icons] + [tag for icon in icons for tag in icon.tags]
+    return ", ".join(without_words(known, told)[:MAX_TAGS]).lower()
 
 
 def _tabler(folder: Path) -> Iterator[Icon]:

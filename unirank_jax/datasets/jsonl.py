@@ -7,7 +7,7 @@ problem and remedy, many at once. Lines and images are read again when they are 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -155,7 +155,10 @@ class JsonlDataset(Dataset):
         return self._line(place).candidates[number]
 
     def items_of(self, split: str) -> Sequence[Item]:
-        return _Lazy(list(self._of_split(self._split_items, split)), self.item)
+        return _Lazy(list(self.pool(split)), self.item)
+
+    def pool(self, split: str) -> Collection[str]:
+        return self._of_split(self._split_items, split)
 
     def _of_split(self, table: dict[str, Any], split: str) -> Any:
         if split not in table:

@@ -23,13 +23,18 @@ def label_key(text: str) -> str:
     return " ".join(sorted(set(words(text)) - STYLE_WORDS))
 
 
+def stem(word: str) -> str:
+    """A word without the s of a plural."""
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+
+
 def without_words(phrases: Iterable[str], title: str) -> list[str]:
     """The phrases that share no word, and no singular of one, with a title; each once."""
-    taken = {_stem(word) for word in words(title)}
+    taken = {stem(word) for word in words(title)}
     kept: dict[str, str] = {}
     for phrase in phrases:
         phrase = " ".join(phrase.replace("-", " ").replace("_", " ").split())
-        stems = {_stem(word) for word in words(phrase)}
+        stems = {stem(word) for word in words(phrase)}
         if stems and not stems & taken:
             kept.setdefault(phrase.lower(), phrase)
     return list(kept.values())
@@ -54,7 +59,3 @@ class Groups:
         while self._parents[name] != root:
             self._parents[name], name = root, self._parents[name]
         return root
-
-
-def _stem(word: str) -> str:
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word

@@ -207,6 +207,21 @@ def card_text(molecule: Molecule) -> str:
     return text + "."
 
 
+def stand_in_text(molecule: Molecule) -> str | None:
+    """What may stand for a drawing where a reader sees texts only: nothing that names it.
+
+    None where RDKit cannot read the structure, which then has no drawing either.
+    """
+    from rdkit import Chem, rdBase
+
+    rdBase.DisableLog("rdApp.*")
+    structure = Chem.MolFromSmiles(molecule.smiles)
+    if structure is None:
+        return None
+    rings = structure.GetRingInfo().NumRings()
+    return f"Formula {molecule.formula}, molar mass {molecule.mass:.1f} g/mol, rings: {rings}."
+
+
 def _trigrams(text: str) -> set[str]:
     letters = re.sub(r"[^a-z]", "", text.lower())
     return {letters[start : start + 3] for start in range(len(letters) - 2)}

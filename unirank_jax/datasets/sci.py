@@ -14,7 +14,9 @@ from typing import Any
 
 from unirank_jax.datasets import figures as figure_source
 from unirank_jax.datasets import molecules as molecule_source
-from unirank_jax.datasets.dataset import SourceError
+from unirank_jax.datasets import stand_ins
+from unirank_jax.datasets.dataset import Dataset, SourceError
+from unirank_jax.datasets.figures import Figure
 from unirank_jax.datasets.lists import (
     ListKind,
     Unit,
@@ -163,7 +165,25 @@ def build(scale: str, out: Path, raw: Path, processes: int, limit: int | None) -
         name=f"sci-{scale}",
         licences=licences,
         extra_files={"LICENSES": notices},
+        stand_in_texts=stand_ins.of_items(items, stand_in_texts(molecules, figures)),
     )
+
+
+def add_stand_ins(path: Path, raw: Path) -> dict[str, Any]:
+    """Write the stand-ins of a dataset that was built without them; returns its meta.json.
+
+    Records and content hash stay. Raises SourceError and DatasetError as `build` does.
+    """
+    dataset = Dataset.open(path)
+    molecules, figures = molecule_source.read_molecules(), figure_source.read_figures(raw)
+    return stand_ins.add(dataset, stand_in_texts(molecules, figures))
+
+
+def stand_in_texts(molecules: Sequence[Molecule], figures: Sequence[Figure]) -> dict[str, str]:
+    """unit_id -> what stands for the image of a unit, where there is something."""
+    of_molecules = {one.unit_id: molecule_source.stand_in_text(one) for one in molecules}
+    found = {unit_id: text for unit_id, text in of_molecules.items() if text is not None}
+    return figure_source.stand_in_texts(figures) | found
 
 
 def molecule_units_of(

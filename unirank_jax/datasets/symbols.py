@@ -24,7 +24,7 @@ from unirank_jax.datasets.graded import (
     one_of,
     text_of,
 )
-from unirank_jax.datasets.labels import label_key, words
+from unirank_jax.datasets.labels import label_key, without_words, words
 from unirank_jax.datasets.notices import notices
 from unirank_jax.datasets.pictures import cached_pictures
 from unirank_jax.datasets.records import hash_number, split_of
@@ -188,7 +188,14 @@ def symbol_thing(symbol: Symbol, first: bool) -> Thing:
         labels=frozenset({key}),
         category="/".join(symbol.path.split("/")[:2]),
         asks=asks | {"name": symbol.name} if first else {},
+        stand_in=stand_in_text(symbol),
     )
+
+
+def stand_in_text(symbol: Symbol) -> str:
+    """The titles of the folders that a symbol lies in, without words of its names."""
+    asked = " ".join([symbol.name, *symbol.names.values()])
+    return ", ".join(without_words(symbol.folders, asked))
 
 
 def held_out_id(name: str) -> str:

@@ -23,6 +23,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from unirank_jax.content import ImagePart, Part, TextPart
+from unirank_jax.datasets import stand_ins
 from unirank_jax.datasets.arrayrecord import FORMAT, INDEX_NAME, ITEM_FIELDS, QUERY_FIELDS
 from unirank_jax.datasets.dataset import META_NAME, DatasetError
 from unirank_jax.datasets.records import SPLITS, Item, Query, RankList, split_of
@@ -40,14 +41,16 @@ def write_dataset(
     name: str,
     licences: Mapping[str, str],
     extra_files: Mapping[str, str] | None = None,
+    stand_in_texts: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write a dataset folder and return its meta.json as a dict.
 
     Everything goes to a folder beside `path` that is renamed at the end, so a crash leaves no
     half-written dataset. `licences` maps every item's `source` to its licence; `extra_files`
-    are texts stored beside the data (licence notices). Raises DatasetError, before writing,
-    for an id used twice, a list that names an unknown id, a list in the wrong split or a list
-    without a relevant candidate.
+    are texts stored beside the data (licence notices); `stand_in_texts` (id of an item with an
+    image -> text) go to a side file that the content hash leaves out. Raises DatasetError, before
+    writing, for an id used twice, a list that names an unknown id, a list in the wrong split or a
+    list without a relevant candidate.
     """
     path = Path(path)
     item_rows = {item.did: row for row, item in enumerate(items)}
@@ -110,6 +113,8 @@ def write_dataset(
         np.savez_compressed(folder / INDEX_NAME, **_index(items, queries))
         for file_name, text in (extra_files or {}).items():
             (folder / file_name).write_text(text, encoding="utf-8")
+        if stand_in_texts:
+            meta[stand_ins.META_KEY] = stand_ins.write(folder, stand_in_texts)
         (folder / META_NAME).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
     return meta
 

@@ -8,7 +8,7 @@ the run. Then documents that nobody judged have grade 0 (origin "retrieved"), as
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,10 @@ class RetrievalDataset(FormatDataset):
     def items_of(self, split: str) -> Sequence[Item]:
         """The candidates of the split's lists: all splits share one corpus."""
         return Lazy(list(self._of_split(self._split_items, split)), self.item)
+
+    def pool(self, split: str) -> Collection[str]:
+        self._of_split(self._lists, split)
+        return self._items.keys()
 
     def all_items(self) -> Iterator[Item]:
         return (self.item(did) for did in self._items)

@@ -6,11 +6,12 @@ the data wrong is a WriteError instead.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,19 @@ def note_list_losses(example: Example, losses: Losses, *, keeps_instruction: boo
         losses.add("rel_min is not kept: every grade above 0 will count as relevant", where)
     if query.domain != "user" or query.split_id != query.qid:
         losses.add("domain, kind, split_id, unit_id, source and licence are not kept", where)
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a text file whole or not at all; compressed where its name ends in .gz.
+
+    Equal lines give equal bytes.
+    """
+    data = "".join(lines).encode()
+    if path.suffix == ".gz":
+        data = gzip.compress(data, compresslevel=6, mtime=0)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
 
 
 def json_line(record: dict[str, Any]) -> str:
