@@ -15,7 +15,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
 from unirank_jax.content import ImagePart, TextPart
-from unirank_jax.datasets import build, figures, molecules, sci, sources
+from unirank_jax.datasets import build, figures, manuals, molecules, sci, sources
 from unirank_jax.datasets.dataset import Dataset, DatasetError, SourceError, sample
 from unirank_jax.datasets.lists import (
     IMAGES_PER_LIST,
@@ -360,6 +360,7 @@ def test_figure_lists_prefer_the_document_and_avoid_shared_passages():
         figure = figures.Figure(
             page=pages[number // 4],
             source="python-lmfit-doc",
+            licence="Expat",
             image=picture(number),
             caption=f"caption {number}",
             passage="the passage of two figures" if number in (0, 20) else f"passage {number}",
@@ -442,8 +443,8 @@ def test_page_becomes_blocks():
 
 
 def test_examples_with_other_peoples_pictures_are_left_out():
-    sklearn, skimage = figures.PACKAGES[0], figures.PACKAGES[1]
-    shows = figures.shows_pictures
+    sklearn, skimage = manuals.OPEN[0], manuals.OPEN[1]
+    shows = manuals.shows_pictures
     assert shows(sklearn, "faces = fetch_olivetti_faces()")
     assert shows(sklearn, 'china = load_sample_image("china.jpg")')
     assert not shows(sklearn, "X, y = make_blobs(n_samples=10)")
@@ -463,10 +464,10 @@ def test_figure_is_padded_to_a_white_square():
 
 
 def test_missing_sources_are_named(tmp_path, monkeypatch, capsys):
-    archive = sources.lock()[figures.PACKAGES[0].name]
+    archive = sources.lock()[manuals.OPEN[0].name]
     monkeypatch.setattr(sources.shutil, "which", lambda _program: None)
     with pytest.raises(SourceError, match="system tools are missing: apt-get .*python-lmfit-doc"):
-        figures.read_figures(tmp_path)
+        sci.build("open", tmp_path / "x", tmp_path, 1, None)
     arguments = ["sci", "--scale", "open", "--out", str(tmp_path / "x"), "--raw", str(tmp_path)]
     assert build.main(arguments) == 2
     assert "Debian 12" in capsys.readouterr().err

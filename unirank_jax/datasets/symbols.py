@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unirank_jax.datasets.design import finish
+from unirank_jax.datasets.finish import finish
 from unirank_jax.datasets.graded import (
     Draft,
     Thing,
@@ -85,7 +85,8 @@ def build(out: Path, raw: Path, processes: int, limit: int | None) -> dict[str, 
     made = list(make_graded_lists("symbol", INSTRUCTION, things, symbol_drafts, nearest))
     queries = [query for query, _ in made]
     lists = {"train": [], "valid": [], "test": [ranked for _, ranked in made]}
-    return finish("symbols", out, things, queries, lists, notices(CHANGES, [PACKAGE], raw))
+    items = [item for thing in things for item in thing.items.values()]
+    return finish("symbols", out, items, queries, lists, notices(CHANGES, [PACKAGE], raw))
 
 
 def read_symbols(raw: Path, processes: int) -> list[Symbol]:
