@@ -209,6 +209,7 @@ def test_a_figure_is_cut_between_the_text_and_its_caption():
         bbox_line(LEFT, 150, "R> plot(x, y)"),
         bbox_line(LEFT, 163, "+ axis(1)"),
         bbox_line(110, 180, "1.5 2.5 printed"),
+        bbox_line(LEFT, 205, "+ axis(2)"),
         bbox_line(200, 250, "label"),
         bbox_line(100, 420, "Figure 1: A plot"),
         *body(450),
@@ -234,6 +235,9 @@ def test_what_is_no_figure_is_not_cut():
     ]
     assert cut(layout_of(listing), 0) is None
     assert cut(layout_of(listing), 0, (90, 130, 400, 335)) is None, "a frame changes nothing"
+    output = [*body(100), *listing[2:]]
+    rules = (90, 160, 400, 160), (90, 335, 400, 335)
+    assert cut(layout_of(output), 0, *rules) is None, "nor do rules"
     lines = [bbox_line(100, 420, "Figure 1: A plot")]
     assert cut(layout_of(lines), 0, (150, 380, 400, 410)) is None, "too low"
     assert cut(layout_of(lines), 0, (150, 100, 400, 200)) is None, "too far away"
@@ -246,7 +250,7 @@ def test_the_running_head_stays_outside():
     ]
     pages[0] = [*pages[0][:2], bbox_line(100, 280, "Figure 1: A plot"), *body(300, 9)]
     layout = read_layout(bbox_text(*pages))
-    assert cut(layout, 0, (150, 110, 400, 250)) == (150, 110, 400, 250)
+    assert cut(layout, 0, (150, 96, 400, 250)) == (150, 96, 400, 250)
 
 
 def test_a_table_reaches_from_rule_to_rule():
@@ -256,6 +260,9 @@ def test_a_table_reaches_from_rule_to_rule():
     rules = (110, 140, 400, 140), (110, 215, 400, 215)
     assert cut(layout, 0, *rules) == (110, 140, 400, 215)
     assert cut(layout, 0) is None, "no rules, no table"
+    run = layout_of([bbox_line(100, 136, "Table 1: Numbers of it"), *rows, *body(300, 3)])
+    close = (110, 149, 400, 149), (110, 215, 400, 215)
+    assert cut(run, 0, *close) is None, "its caption runs into the cells"
     above = layout_of([bbox_line(100, 120, "Table 1: Numbers of it"), *rows, *body(300, 3)])
     assert cut(above, 0, *rules) == (110, 140, 400, 215)
 

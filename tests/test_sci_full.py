@@ -17,6 +17,7 @@ from unirank_jax.datasets.likeness import Likeness
 from unirank_jax.datasets.molecules import Molecule
 from unirank_jax.datasets.pages import page_blocks
 from unirank_jax.datasets.records import SPLITS, split_of
+from unirank_jax.datasets.sources import lock
 
 PARAGRAPH = "This paragraph says at some length what is to be seen in the picture beside it."
 WORDS = ("otter", "heron", "badger", "lizard", "beetle", "falcon", "salmon", "weasel", "toad")
@@ -94,6 +95,14 @@ def test_pages_are_read_in_the_encoding_that_they_name(tmp_path):
     assert manuals.page_text(page).endswith("Größe")
     page.write_bytes('<meta charset="no-such">Größe'.encode())
     assert manuals.page_text(page).endswith("Größe")
+
+
+def test_every_package_is_locked():
+    names = {name for one in manuals.OPEN + manuals.COPYLEFT for name in (one.name, one.notice)}
+    locked = lock()
+    for name in names | set(articles.ARTICLES) | {articles.FONTS}:
+        assert locked[name].registry == "debian" and len(locked[name].sha256) == 64
+    assert len(articles.ARTICLES) == 46 and len(manuals.OPEN + manuals.COPYLEFT) == 13
 
 
 # ---------------------------------------------------------------- neighbours
@@ -216,6 +225,9 @@ def test_the_full_set_is_whole_and_the_same_every_time(raw, tmp_path, capsys):
         for key in (item.dup_id, f"split {item.split_id}", f"unit {item.unit_id}"):
             splits[key].add(split_of(item.split_id))
     assert not [key for key, found in splits.items() if len(found) > 1]
+    articles_in = {split_of(x.split_id) for x in items.values() if x.source == "r-cran-vcd"}
+    assert articles_in == {"test"}, "a package that is held out as a whole"
+    assert len({x.split_id for x in items.values() if x.source == "r-cran-vcd"}) == 12
 
     passages = {x.unit_id: x.parts[0].text for x in items.values() if x.kind == "passage"}
     kinds = defaultdict(int)

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from unirank_jax.content import ImagePart, Part, TextPart
 from unirank_jax.datasets.likeness import Likeness
@@ -241,10 +241,14 @@ def figure_neighbours(units: Sequence[Unit], alike: Likeness | None = None) -> N
     for unit in units:
         families[unit.family].append(unit)
 
+    @lru_cache(maxsize=1)  # all lists of a unit are made in turn
+    def outside(family: str) -> list[Unit]:
+        return [other for other in units if other.family != family]
+
     def nearest(unit: Unit, rng: random.Random) -> list[tuple[str, Unit]]:
         same = [other for other in families[unit.family] if other.unit_id != unit.unit_id]
         same = rng.sample(same, min(MAX_SAME_DOCUMENT, len(same)))
-        others = [other for other in units if other.family != unit.family]
+        others = outside(unit.family)
         others = rng.sample(others, min(4 * LIST_LENGTH, len(others)))
         ordered = [("same_document", other) for other in same]
         if alike is not None:

@@ -215,7 +215,7 @@ def read_figures(scale: str, raw: Path, processes: int) -> list[Figure]:
 def figure_units_of(figures: Sequence[Figure], with_both: bool) -> list[Unit]:
     """One unit per figure; `with_both` gives it an item of figure and caption together."""
     return [
-        Unit(one.unit_id, one.page, one.page, by_kind(figure_items(one, with_both)))
+        Unit(one.unit_id, one.page, one.split_id, by_kind(figure_items(one, with_both)))
         for one in figures
     ]
 

@@ -27,7 +27,7 @@ from unirank_jax.datasets.graded import (
 from unirank_jax.datasets.labels import label_key, words
 from unirank_jax.datasets.notices import notices
 from unirank_jax.datasets.pictures import cached_pictures
-from unirank_jax.datasets.records import hash_number, split_of
+from unirank_jax.datasets.records import hash_number, held_out_id
 from unirank_jax.datasets.sources import cache_path, preflight, unpack
 from unirank_jax.datasets.symbol_drawing import draw_symbol
 from unirank_jax.datasets.xmltext import parse_xml
@@ -190,14 +190,6 @@ def symbol_thing(symbol: Symbol, first: bool) -> Thing:
         category="/".join(symbol.path.split("/")[:2]),
         asks=asks | {"name": symbol.name} if first else {},
     )
-
-
-def held_out_id(name: str) -> str:
-    """The name with the first number that puts it into the test split."""
-    number = 0
-    while split_of(f"{name}#{number}") != "test":
-        number += 1
-    return f"{name}#{number}"
 
 
 def symbol_drafts(thing: Thing, rng: random.Random) -> Iterator[Draft]:
