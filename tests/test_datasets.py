@@ -532,6 +532,12 @@ def test_a_figure_s_stand_in_has_no_word_of_its_page():
     assert texts[ids[1]] == "Coefficients of", "sklearn and Lasso are words of the page"
     assert texts[ids[2]] == "sklearn: Coefficients of lassos"
     assert ids[3] not in texts
+    article = [
+        replace(figure(5, "Smooth terms", "A spline", None), source="r-cran-mgcv"),
+        replace(figure(6, "Smooth terms", "Other terms", None, page="b"), source="r-cran-mgcv"),
+    ]
+    texts = figures.stand_in_texts(article)
+    assert list(texts.values()) == ["mgcv: Smooth terms", "mgcv: Smooth"]
 
 
 def test_a_molecule_s_stand_in_is_formula_mass_and_rings():
@@ -572,3 +578,5 @@ def test_stand_ins_are_written_with_a_dataset_and_added_to_an_old_one(
     monkeypatch.setattr(molecules, "read_molecules", lambda: [])
     assert build.main(arguments) == 2
     assert "no stand-in fits its images" in capsys.readouterr().err
+    assert build.main(["sci", *arguments[3:]]) == 2, "the default scale is full"
+    assert "sci-open, not sci-full; give the --scale" in capsys.readouterr().err

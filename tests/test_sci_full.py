@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from collections import defaultdict
 
@@ -11,7 +12,7 @@ import pytest
 from made_articles import pdf, pdf_box, pdf_text
 from PIL import Image, ImageDraw
 
-from unirank_jax.datasets import articles, build, manuals, sci
+from unirank_jax.datasets import articles, build, manuals, sci, stand_ins
 from unirank_jax.datasets.dataset import Dataset
 from unirank_jax.datasets.likeness import Likeness
 from unirank_jax.datasets.molecules import Molecule
@@ -145,7 +146,7 @@ def raw(tmp_path, monkeypatch):
     for number in range(48):
         package = "gimp-help-en" if number < 24 else "python-lmfit-doc"
         folder = root / package / ("usr/share/gimp/help" if number < 24 else "usr/share/doc/lmfit")
-        body = f"<h1>Page {number}</h1>"
+        body = f"<h1>Settings {number}</h1>"
         for place in range(3):
             one = 3 * number + place
             picture(folder / f"images/{one}.png", one)
@@ -158,6 +159,7 @@ def raw(tmp_path, monkeypatch):
     for number in range(12):
         lines = [f"Figure 1 shows what number {number} is about, " + "and so it goes on " * 3] * 6
         page = [pdf_text(72, 500 + 13 * place, line) for place, line in enumerate(lines)]
+        page += [pdf_text(72, 90, "2 Estimated quantities")]
         page += [pdf_box(150, 120, 200 + 9 * number, 170)]
         page += [pdf_text(150, 310, f"Figure 1: A made-up plot number {number}")]
         path = root / f"r-cran-vcd/usr/lib/R/site-library/vcd/doc/{number}.pdf"
@@ -255,6 +257,26 @@ def test_the_full_set_is_whole_and_the_same_every_time(raw, tmp_path, capsys):
     notices = (first / "LICENSES").read_text()
     assert "Licence of gimp-help-common" in notices and "Licence of r-cran-vcd" in notices
     assert "figure: passage-&gt;both" in (first / "sheet.html").read_text()
+
+
+def test_images_of_every_source_get_stand_ins_at_once_or_later(raw, tmp_path, capsys):
+    pytest.importorskip("rdkit")
+    for scale in sci.SCALES:
+        out = tmp_path / scale
+        arguments = ["--scale", scale, "--out", str(out), "--raw", str(raw), "--processes", "1"]
+        made = run(capsys, *arguments)
+        first = stand_ins.read(Dataset.open(out))
+        (out / stand_ins.FILE).unlink()
+        assert run(capsys, *arguments, "--stand-ins-only") == made
+        dataset = Dataset.open(out)
+        assert stand_ins.read(dataset) == first
+        items = [item for split in SPLITS for item in dataset.items_of(split)]
+        assert not [x for x in items if x.modality == "text" and x.did in first]
+        sources = {x.source for x in items if x.did in first}
+        assert sources == {source for source, _ in dataset.meta["sources"]}
+    texts = {x.source: first[x.did] for x in items if x.kind == "both"}
+    assert texts["r-cran-vcd"] == "vcd: Estimated quantities"
+    assert re.fullmatch(r"gimp-help-en: Settings \d+", texts["gimp-help-en"])
 
 
 def test_the_open_set_has_no_more_than_before(raw, tmp_path, capsys):
