@@ -15,7 +15,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
 from unirank_jax.content import ImagePart, TextPart
-from unirank_jax.datasets import build, figures, molecules, sci, sources, stand_ins
+from unirank_jax.datasets import build, figures, manuals, molecules, sci, sources, stand_ins
 from unirank_jax.datasets.dataset import Dataset, DatasetError, SourceError, sample
 from unirank_jax.datasets.lists import (
     IMAGES_PER_LIST,
@@ -99,7 +99,7 @@ def make_dataset(path, count=30):
         queries += [query for query, _ in made]
         lists[split] = [ranked for _, ranked in made]
     items = [item for split in units.values() for unit in split for item in unit.items.values()]
-    meta = write_dataset(path, items, queries, lists, name="made-up", licences=LICENCES)
+    meta = write_dataset(path, items, queries, lists, name="sci-open", licences=LICENCES)
     return items, queries, lists, meta
 
 
@@ -360,6 +360,7 @@ def test_figure_lists_prefer_the_document_and_avoid_shared_passages():
         figure = figures.Figure(
             page=pages[number // 4],
             source="python-lmfit-doc",
+            licence="Expat",
             image=picture(number),
             caption=f"caption {number}",
             passage="the passage of two figures" if number in (0, 20) else f"passage {number}",
@@ -442,8 +443,8 @@ def test_page_becomes_blocks():
 
 
 def test_examples_with_other_peoples_pictures_are_left_out():
-    sklearn, skimage = figures.PACKAGES[0], figures.PACKAGES[1]
-    shows = figures.shows_pictures
+    sklearn, skimage = manuals.OPEN[0], manuals.OPEN[1]
+    shows = manuals.shows_pictures
     assert shows(sklearn, "faces = fetch_olivetti_faces()")
     assert shows(sklearn, 'china = load_sample_image("china.jpg")')
     assert not shows(sklearn, "X, y = make_blobs(n_samples=10)")
@@ -463,10 +464,10 @@ def test_figure_is_padded_to_a_white_square():
 
 
 def test_missing_sources_are_named(tmp_path, monkeypatch, capsys):
-    archive = sources.lock()[figures.PACKAGES[0].name]
+    archive = sources.lock()[manuals.OPEN[0].name]
     monkeypatch.setattr(sources.shutil, "which", lambda _program: None)
     with pytest.raises(SourceError, match="system tools are missing: apt-get .*python-lmfit-doc"):
-        figures.read_figures(tmp_path)
+        sci.build("open", tmp_path / "x", tmp_path, 1, None)
     arguments = ["sci", "--scale", "open", "--out", str(tmp_path / "x"), "--raw", str(tmp_path)]
     assert build.main(arguments) == 2
     assert "Debian 12" in capsys.readouterr().err
@@ -515,7 +516,7 @@ def test_tokenizer_needs_enough_text():
 
 def figure(number: int, section: str, caption: str, passage: str | None, page: str = "p"):
     source = "python-sklearn-doc"
-    return figures.Figure(page, source, picture(number), caption, passage, section)
+    return figures.Figure(page, source, "Expat", picture(number), caption, passage, section)
 
 
 def test_a_figure_s_stand_in_has_no_word_of_its_page():
@@ -531,6 +532,12 @@ def test_a_figure_s_stand_in_has_no_word_of_its_page():
     assert texts[ids[1]] == "Coefficients of", "sklearn and Lasso are words of the page"
     assert texts[ids[2]] == "sklearn: Coefficients of lassos"
     assert ids[3] not in texts
+    article = [
+        replace(figure(5, "Smooth terms", "A spline", None), source="r-cran-mgcv"),
+        replace(figure(6, "Smooth terms", "Other terms", None, page="b"), source="r-cran-mgcv"),
+    ]
+    texts = figures.stand_in_texts(article)
+    assert list(texts.values()) == ["mgcv: Smooth terms", "mgcv: Smooth"]
 
 
 def test_a_molecule_s_stand_in_is_formula_mass_and_rings():
@@ -549,7 +556,7 @@ def test_stand_ins_are_written_with_a_dataset_and_added_to_an_old_one(
         for unit_id in sorted({item.unit_id for item in items})[1:]
     ]
     monkeypatch.setattr(molecules, "read_molecules", lambda: made)
-    monkeypatch.setattr(figures, "read_figures", lambda _raw: [])
+    monkeypatch.setattr(sci, "read_figures", lambda *_: [])
     arguments = ["sci", "--scale", "open", "--out", str(tmp_path / "old"), "--stand-ins-only"]
     before = {path.name: path.read_bytes() for path in (tmp_path / "old").glob("*.array_record")}
     with pytest.raises(DatasetError, match="missing, so images have no text"):
@@ -571,3 +578,5 @@ def test_stand_ins_are_written_with_a_dataset_and_added_to_an_old_one(
     monkeypatch.setattr(molecules, "read_molecules", lambda: [])
     assert build.main(arguments) == 2
     assert "no stand-in fits its images" in capsys.readouterr().err
+    assert build.main(["sci", *arguments[3:]]) == 2, "the default scale is full"
+    assert "sci-open, not sci-full; give the --scale" in capsys.readouterr().err

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unirank_jax.datasets import clipart, emoji, furniture, icons, stand_ins
+from unirank_jax.datasets import clipart, emoji, furniture, icons
 from unirank_jax.datasets.design_lists import (
     clip_drafts,
     emoji_drafts,
     furniture_drafts,
     icon_drafts,
 )
+from unirank_jax.datasets.finish import finish
 from unirank_jax.datasets.furniture import Design
 from unirank_jax.datasets.graded import (
     Drafter,
@@ -29,11 +30,9 @@ from unirank_jax.datasets.graded import (
     without_clashes,
 )
 from unirank_jax.datasets.labels import Groups
-from unirank_jax.datasets.notices import add_counts, notices
+from unirank_jax.datasets.notices import notices
 from unirank_jax.datasets.records import SPLITS, Query, RankList, split_of
-from unirank_jax.datasets.sheet import sheet
 from unirank_jax.datasets.sources import preflight
-from unirank_jax.datasets.writer import write_dataset
 
 PACKAGES = (furniture.PACKAGE, *emoji.PACKAGES, *icons.PACKAGES, clipart.PACKAGE)
 INSTRUCTIONS = {
@@ -102,32 +101,9 @@ def build(out: Path, raw: Path, processes: int, limit: int | None) -> dict[str, 
             for query, ranked in made:
                 queries.append(query)
                 lists[split].append(ranked)
-    return finish("design", out, kept, queries, lists, design_notices(designs, raw))
-
-
-def finish(
-    name: str,
-    out: Path,
-    things: Sequence[Thing],
-    queries: Sequence[Query],
-    lists: dict[str, list[RankList]],
-    licences: str,
-) -> dict[str, Any]:
-    """Write the dataset with its notices, its page to look at, and its counts."""
-    items = [item for thing in things for item in thing.items.values()]
-    by_id = {query.qid: query for query in queries}
-    made = [(by_id[ranked.qid], ranked) for split in SPLITS for ranked in lists.get(split, [])]
-    meta = write_dataset(
-        out,
-        items,
-        queries,
-        lists,
-        name=name,
-        licences={item.source: item.licence for item in items},
-        extra_files={"LICENSES": licences, "sheet.html": sheet(name, items, made)},
-        stand_in_texts=stand_ins.of_items(items, {x.unit_id: x.stand_in for x in things}),
-    )
-    return add_counts(out, meta, items, lists)
+    items = [item for thing in kept for item in thing.items.values()]
+    texts = {thing.unit_id: thing.stand_in for thing in kept}
+    return finish("design", out, items, queries, lists, design_notices(designs, raw), texts)
 
 
 def furniture_things(

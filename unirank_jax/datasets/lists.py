@@ -11,9 +11,10 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from unirank_jax.content import ImagePart, Part, TextPart
+from unirank_jax.datasets.likeness import Likeness
 from unirank_jax.datasets.records import (
     Item,
     Query,
@@ -26,7 +27,7 @@ from unirank_jax.datasets.records import (
 LIST_LENGTH = 20
 IMAGES_PER_LIST = 10
 MAX_ISOMERS, MAX_NEAR, NEAR_WINDOW = 8, 5, 40
-MAX_SAME_DOCUMENT = 8
+MAX_SAME_DOCUMENT, MAX_SAME_PACKAGE = 8, 6
 
 
 @dataclass(frozen=True)
@@ -230,18 +231,30 @@ def molecule_neighbours(units: Sequence[Unit]) -> Neighbours:
     return nearest
 
 
-def figure_neighbours(units: Sequence[Unit]) -> Neighbours:
-    """Figures of the same document, then of other documents, for the units of one split."""
+def figure_neighbours(units: Sequence[Unit], alike: Likeness | None = None) -> Neighbours:
+    """Figures of the same document, then of other documents, for the units of one split.
+
+    With `alike`, those of the same package whose texts are most alike come between the two.
+    """
     families: dict[str, list[Unit]] = defaultdict(list)
+    by_id = {unit.unit_id: unit for unit in units}
     for unit in units:
         families[unit.family].append(unit)
+
+    @lru_cache(maxsize=1)  # all lists of a unit are made in turn
+    def outside(family: str) -> list[Unit]:
+        return [other for other in units if other.family != family]
 
     def nearest(unit: Unit, rng: random.Random) -> list[tuple[str, Unit]]:
         same = [other for other in families[unit.family] if other.unit_id != unit.unit_id]
         same = rng.sample(same, min(MAX_SAME_DOCUMENT, len(same)))
-        others = [other for other in units if other.family != unit.family]
+        others = outside(unit.family)
         others = rng.sample(others, min(4 * LIST_LENGTH, len(others)))
         ordered = [("same_document", other) for other in same]
+        if alike is not None:
+            found = (by_id[name] for name in alike.nearest(unit.unit_id))
+            near = [other for other in found if other.family != unit.family]
+            ordered += [("same_package", other) for other in near[:MAX_SAME_PACKAGE]]
         return ordered + [("other_document", other) for other in others]
 
     return nearest

@@ -10,9 +10,8 @@ import csv
 import io
 import re
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,14 @@ from PIL import Image
 
 from unirank_jax.content import ImagePart, TextPart, modality
 from unirank_jax.datasets.dataset import SourceError
+from unirank_jax.datasets.pictures import cached_pictures
 from unirank_jax.datasets.records import Item, dup_id_of, hash_number, normalized_text
 
 SOURCE = "chemicals"
 LICENCE = "MIT"
 PINNED_VERSION = "1.5.2"
 DRAWING_PIXELS = 96
+DRAWING_VERSION = 1  # of the code that draws: a new one makes the cache start anew
 COLOURS = 16
 MIN_HEAVY_ATOMS, MAX_HEAVY_ATOMS = 3, 14
 MAX_SYNONYM_CHARACTERS = 60
@@ -160,13 +161,16 @@ def draw_molecule(smiles: str) -> bytes | None:
     return buffer.getvalue()
 
 
-def draw_molecules(molecules: list[Molecule], processes: int) -> list[bytes | None]:
-    """The drawings of all molecules in order, by several processes."""
-    smiles = [molecule.smiles for molecule in molecules]
-    if processes <= 1:
-        return [draw_molecule(one) for one in smiles]
-    with ProcessPoolExecutor(processes) as pool:
-        return list(pool.map(draw_molecule, smiles, chunksize=128))
+def draw_molecules(molecules: list[Molecule], raw: Path, processes: int) -> list[bytes | None]:
+    """The drawings of all molecules in order, from the cache under `raw` or made now."""
+    try:
+        drawn_by = version("rdkit")
+    except PackageNotFoundError:
+        raise SourceError("package `rdkit` is missing; pip install unirank-jax[data]") from None
+    name = f"molecules-{PINNED_VERSION}-rdkit-{drawn_by}-{DRAWING_VERSION}.msgpack"
+    wanted = {molecule.number: molecule.smiles for molecule in molecules}
+    drawn = cached_pictures(raw / "rendered" / name, wanted, draw_molecule, processes)
+    return [drawn[molecule.number] for molecule in molecules]
 
 
 def molecule_items(molecule: Molecule, drawing: bytes) -> list[Item]:

@@ -97,6 +97,14 @@ def split_of(split_id: str) -> Split:
     return "valid" if bucket < 4 else "train"
 
 
+def held_out_id(name: str) -> str:
+    """The name with the first number that puts it into the test split."""
+    number = 0
+    while split_of(f"{name}#{number}") != "test":
+        number += 1
+    return f"{name}#{number}"
+
+
 def normalized_text(text: str) -> str:
     """Lower case with single spaces: two texts that differ only here count as the same."""
     return " ".join(text.lower().split())

@@ -11,7 +11,7 @@ import json
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -51,10 +51,11 @@ def cache_path(name: str, raw: Path, label: str, version: int) -> Path:
     return raw / "rendered" / f"{label}-{release}-{version}.msgpack"
 
 
-def preflight(names: Iterable[str], raw: Path) -> None:
+def preflight(names: Iterable[str], raw: Path, tools: Mapping[str, str] | None = None) -> None:
     """Raise one SourceError that names every system tool that is missing for these packages.
 
-    A tool counts only where it is needed: nothing is fetched that is there already.
+    A tool that fetches counts only where it is needed: nothing is fetched that is there already.
+    `tools` are further programs that the build runs, with the Debian packages that hold them.
     """
     needs: dict[str, list[str]] = {}
     for name in names:
@@ -66,8 +67,10 @@ def preflight(names: Iterable[str], raw: Path) -> None:
         if archive.registry == "debian":
             needs.setdefault("dpkg-deb", []).append(name)
     missing = {tool: users for tool, users in needs.items() if shutil.which(tool) is None}
-    if missing:
+    absent = {tool: home for tool, home in (tools or {}).items() if shutil.which(tool) is None}
+    if missing or absent:
         lines = [f"{tool} (for {', '.join(users)})" for tool, users in sorted(missing.items())]
+        lines += [f"{tool} (package {home})" for tool, home in sorted(absent.items())]
         raise SourceError(
             f"system tools are missing: {'; '.join(lines)}. apt-get and dpkg-deb come with "
             "Debian 12, npm with Node.js; instead of a fetching tool, the archives named in "
@@ -110,6 +113,8 @@ def fetch(archive: Archive, raw: Path) -> None:
     if archive.registry == "debian":
         command = ["apt-get", "download", archive.name]
         remedy = "run apt-get update on Debian 12, whose archive serves this version"
+        if archive.file.endswith("_amd64.deb"):
+            remedy += ", on an amd64 machine (elsewhere put the file there yourself)"
     else:
         command = ["npm", "pack", "--silent", f"{archive.name}@{archive.version}"]
         remedy = "check that npm reaches its registry"

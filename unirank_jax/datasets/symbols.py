@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unirank_jax.datasets.design import finish
+from unirank_jax.datasets.finish import finish
 from unirank_jax.datasets.graded import (
     Draft,
     Thing,
@@ -27,7 +27,7 @@ from unirank_jax.datasets.graded import (
 from unirank_jax.datasets.labels import label_key, without_words, words
 from unirank_jax.datasets.notices import notices
 from unirank_jax.datasets.pictures import cached_pictures
-from unirank_jax.datasets.records import hash_number, split_of
+from unirank_jax.datasets.records import hash_number, held_out_id
 from unirank_jax.datasets.sources import cache_path, preflight, unpack
 from unirank_jax.datasets.symbol_drawing import draw_symbol
 from unirank_jax.datasets.xmltext import parse_xml
@@ -85,7 +85,10 @@ def build(out: Path, raw: Path, processes: int, limit: int | None) -> dict[str, 
     made = list(make_graded_lists("symbol", INSTRUCTION, things, symbol_drafts, nearest))
     queries = [query for query, _ in made]
     lists = {"train": [], "valid": [], "test": [ranked for _, ranked in made]}
-    return finish("symbols", out, things, queries, lists, notices(CHANGES, [PACKAGE], raw))
+    items = [item for thing in things for item in thing.items.values()]
+    texts = {thing.unit_id: thing.stand_in for thing in things}
+    licences = notices(CHANGES, [PACKAGE], raw)
+    return finish("symbols", out, items, queries, lists, licences, texts)
 
 
 def read_symbols(raw: Path, processes: int) -> list[Symbol]:
@@ -196,14 +199,6 @@ def stand_in_text(symbol: Symbol) -> str:
     """The titles of the folders that a symbol lies in, without words of its names."""
     asked = " ".join([symbol.name, *symbol.names.values()])
     return ", ".join(without_words(symbol.folders, asked))
-
-
-def held_out_id(name: str) -> str:
-    """The name with the first number that puts it into the test split."""
-    number = 0
-    while split_of(f"{name}#{number}") != "test":
-        number += 1
-    return f"{name}#{number}"
 
 
 def symbol_drafts(thing: Thing, rng: random.Random) -> Iterator[Draft]:

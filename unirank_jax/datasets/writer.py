@@ -21,6 +21,7 @@ import msgpack
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
+from tqdm import tqdm
 
 from unirank_jax.content import ImagePart, Part, TextPart
 from unirank_jax.datasets import stand_ins
@@ -161,7 +162,7 @@ def _pack_parts(
 def _write_records(path: Path, digest: Any, records: Iterable[dict[str, Any]]) -> None:
     digest.update(path.name.encode())
     writer = ArrayRecordWriter(str(path), WRITER_OPTIONS)
-    for record in records:
+    for record in tqdm(records, desc=path.stem, unit=" records", mininterval=1.0, delay=2.0):
         data = msgpack.packb(record, use_bin_type=True)
         digest.update(len(data).to_bytes(8, "little") + data)
         writer.write(data)
