@@ -233,10 +233,10 @@ def test_writing_refuses_a_dropped_or_unknown_parameter(
     published: Path, config: ModelConfig, tmp_path: Path
 ) -> None:
     leaves = flatten(load_params(published, config))
-    lost = {path: leaf for path, leaf in leaves.items() if path != "text.stage_1.q.kernel"}
-    with pytest.raises(WeightsError, match=r"missing: text\.stage_1\.q\.kernel"):
+    lost = {path: leaf for path, leaf in leaves.items() if path != "text.stage_2.q.kernel"}
+    with pytest.raises(WeightsError, match=r"missing: text\.stage_2\.q\.kernel"):
         write_weights(tmp_path, unflatten(lost), config, np.float32, GIGABYTE)
-    more = {**leaves, "text.stage_1.q.lora_a": np.zeros((1, 40, 2), np.float32)}
+    more = {**leaves, "text.stage_2.q.lora_a": np.zeros((1, 40, 2), np.float32)}
     with pytest.raises(WeightsError, match=r"merge adapters first.*lora_a"):
         write_weights(tmp_path, unflatten(more), config, np.float32, GIGABYTE)
     assert not list(tmp_path.iterdir())
