@@ -78,12 +78,12 @@ def tiny() -> TrainConfig:
         optimizer=OptimizerSettings(
             lr=1e-3, weight_decay=0.01, beta1=0.9, beta2=0.98, eps=1e-8, clip_norm=1.0
         ),
-        schedule=ScheduleSettings(steps=120, warmup_steps=20, final_fraction=0.05),
+        schedule=ScheduleSettings(steps=180, warmup_steps=20, final_fraction=0.05),
         freeze=(r"vision\.(patch|table|stage_\d+).*",),  # the mergers stay free
         lora=LoRASettings(rank=0, alpha=32.0, targets=""),
         mesh=MeshSettings(data=-1, fsdp=1, tensor=1),
         evaluation=EvaluationSettings(
-            split="valid", every_steps=60, lists=120, list_size=20, metric="hit@1"
+            split="valid", every_steps=90, lists=120, list_size=20, metric="hit@1"
         ),
         checkpoint=CheckpointSettings(every_steps=50, keep=2),
         log=LogSettings(every_steps=10, profile_steps=(0, 0)),
