@@ -1,4 +1,5 @@
-# make test | make lint | make demo | make prove-m1: each creates .venv, installs the pinned packages, does its job.
+# make test | lint | demo | prove-m1 | prove-m2: each creates .venv, installs the pinned packages,
+# does its job.
 # A second call finds the stamps in .venv and starts at once. PYTHON=python3.12 picks another Python.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -8,7 +9,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: test lint unit demo prove-m1 clean
+.PHONY: test lint unit demo prove-m1 prove-m2 clean
 
 test: lint unit
 
@@ -33,6 +34,18 @@ prove-m1: .venv/stamp-test
 	cp runs/prove-m1/demo/evaluation/report.md results/m1/demo.md
 	$(BIN)/python -m pytest -rP > runs/prove-m1/tests.txt
 	tail -n 1 runs/prove-m1/tests.txt > results/m1/tests.txt
+
+# Builds the three datasets from their sources (about half an hour), checks every item of them, and
+# opens the evaluation's page in a browser. Needs Debian 12, poppler-utils, npm and chromium.
+prove-m2: .venv/stamp-test
+	mkdir -p results/m2 runs/prove-m2
+	for name in sci design symbols; do \
+		$(BIN)/python -m unirank_jax.datasets.build $$name --out runs/prove-m2/$$name \
+			--raw runs/prove-m2/raw > runs/prove-m2/$$name.json && \
+		{ grep '"content_hash"' runs/prove-m2/$$name.json; \
+			$(BIN)/unirank data check runs/prove-m2/$$name; } > results/m2/data-$$name.txt || exit 1; \
+	done
+	$(BIN)/python -m pytest tests/prove_report.py -rs
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found; install one or say make PYTHON=/path/to/python"; exit 1; }
