@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Qwen3VLForConditionalGeneration
 
+from benchmarks import torchvision_ops
 from benchmarks.workloads import Workload
 from unirank_jax.content import parse
 from unirank_jax.prompt import Encoded
 from unirank_jax.reranker import Reranker
+
+torchvision_ops.declare()  # before transformers looks for it
+from transformers import Qwen3VLForConditionalGeneration  # noqa: E402
 
 
 class Transformers:

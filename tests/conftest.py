@@ -15,7 +15,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import jax
 import pytest
-import torchvision_ops
+
+from benchmarks import torchvision_ops
 
 torchvision_ops.declare()  # before anything imports transformers
 jax.config.update("jax_num_cpu_devices", 8)

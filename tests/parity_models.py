@@ -15,9 +15,9 @@ from typing import Any
 import jax
 import numpy as np
 import torch
-import torchvision_ops
 from flax import nnx
 
+from benchmarks import torchvision_ops
 from unirank_jax.batch import Batch
 from unirank_jax.config import ModelConfig, TextConfig, VisionConfig
 from unirank_jax.keys import entries, flatten, to_theirs

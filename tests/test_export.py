@@ -15,12 +15,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-import torchvision_ops
 from flax import nnx
 from parity_models import exact_arithmetic, pack_pairs, random_torch_model, tiny_config
 from PIL import Image
 from safetensors.numpy import load_file
 
+from benchmarks import torchvision_ops
 from unirank_jax import export, lora
 from unirank_jax.batch import Batch
 from unirank_jax.calibration import Calibration
