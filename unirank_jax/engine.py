@@ -287,19 +287,22 @@ class Engine:
             yield group
 
     def _split(self, work: Work) -> Iterator[Work]:
-        """Parts of one query's candidates that fit the token budget, longest apart from short."""
+        """Parts of one query's candidates that fit the token budget, alike in size, so that one
+        program runs them all; longest candidates apart from short ones."""
         lengths = [len(candidate.tokens) for candidate in work.candidates]
-        if sum(lengths) + len(work.query.tokens) <= self.token_budget:
+        total = sum(lengths) + len(work.query.tokens)
+        if total <= self.token_budget:
             yield work
             return
+        share = total / -(-total // self.token_budget)
         part: list[int] = []
-        room = self.token_budget
+        size = 0
         for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-            if part and lengths[i] > room:
+            if part and (size >= share or size + lengths[i] > self.token_budget):
                 yield _take(work, part)
-                part, room = [], self.token_budget
+                part, size = [], 0
             part.append(i)
-            room -= lengths[i]
+            size += lengths[i]
         yield _take(work, part)
 
     def _cost(self, bucket: Bucket) -> float:
