@@ -199,6 +199,13 @@ def test_freezing_is_by_pattern_over_whole_paths() -> None:
         layout.select((r".*",))
 
 
+def test_parameters_of_another_version_are_named() -> None:
+    layout = Layout.of(Model.abstract(preset("tiny")))
+    names = {name.replace("stage_2", "stage_9"): None for name in layout.variables}
+    with pytest.raises(ConfigError, match=r"missing \(text\.stage_2.*unknown \(text\.stage_9"):
+        layout.model(names)
+
+
 def test_with_adapters_only_they_are_trained() -> None:
     settings = LoRASettings(rank=2, alpha=4.0, targets=r"text\.stage_\d+\.(q|v)")
     layout, fresh = make_layout(preset("tiny"), settings, 0)

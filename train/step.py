@@ -82,7 +82,19 @@ class Layout:
         return Layout(graph, abstract, {name: path for name, (path, _) in flat.items()})
 
     def model(self, params: Mapping[str, Any]) -> Model:
-        """The model with these parameters; the two sets of names must be equal."""
+        """The model with these parameters.
+
+        Raises:
+            ConfigError: the names are not those of this model, as in a run of another version.
+        """
+        missing, unknown = self.variables.keys() - params.keys(), params.keys() - self.variables
+        if missing or unknown:
+            raise ConfigError(
+                f"the parameters are not this model's: {len(missing)} missing "
+                f"({', '.join(sorted(missing)[:3])}), {len(unknown)} unknown "
+                f"({', '.join(sorted(unknown)[:3])}); export a run of another version of "
+                "unirank_jax with that version, any version reads the export"
+            )
         pairs = {self.paths[name]: v.replace(params[name]) for name, v in self.variables.items()}
         return nnx.merge(self.graph, nnx.from_flat_state(pairs))
 
