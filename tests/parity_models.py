@@ -313,8 +313,10 @@ def expected_logits(twin: Twin, pairs: Sequence[tuple[Sequence_, Sequence_]]) ->
 
 
 def logit_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """Largest logit error in units of the logits' standard deviation."""
-    return float(np.abs(found - expected).max() / expected.std())
+    """Largest logit error in units of the logits' standard deviation; printed (pytest -rP)."""
+    error = float(np.abs(found - expected).max() / expected.std())
+    print(f"largest error of a logit: {error:.1e} standard deviations")
+    return error
 
 
 def gradient_errors(
@@ -322,13 +324,15 @@ def gradient_errors(
 ) -> dict[str, float]:
     """Per tensor: largest error relative to the largest entry of the expected gradient.
 
-    An expected gradient of zero must be met exactly (error 0, else infinite).
+    An expected gradient of zero must be met exactly (error 0, else infinite). The largest is
+    printed (pytest -rP).
     """
     assert set(found) == set(expected), set(found) ^ set(expected)
     errors = {}
     for key, value in expected.items():
         difference, scale = np.abs(found[key] - value).max(), np.abs(value).max()
         errors[key] = float(difference / scale) if scale else (np.inf if difference else 0.0)
+    print(f"largest error of a gradient: {max(errors.values()):.1e} of its tensor's largest entry")
     return errors
 
 
