@@ -131,16 +131,18 @@ class Engine:
             for promise in promises:
                 self.features.settle(promise)
 
-        for portion in works:
-            for group in self._groups(portion):
-                places = [place for work in group for place in work.places]
-                self._promises = []
-                under_way.append((places, self._score(group), self._promises))
-                if len(under_way) > AHEAD:
-                    fetch()
-        while under_way:
-            fetch()
-        self._last_queries = None
+        try:
+            for portion in works:
+                for group in self._groups(portion):
+                    places = [place for work in group for place in work.places]
+                    self._promises = []
+                    under_way.append((places, self._score(group), self._promises))
+                    if len(under_way) > AHEAD:
+                        fetch()
+        finally:  # also when a candidate is refused: nothing stays half kept
+            while under_way:
+                fetch()
+            self._last_queries = None
         return result
 
     # ------------------------------------------------------------ compiled functions
