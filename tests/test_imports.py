@@ -25,6 +25,8 @@ HOST = (
     "packing",
     "batch",
     "buckets",
+    "works",
+    "intake",
     "metrics",
     "significance",
     "config",

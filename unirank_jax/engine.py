@@ -8,8 +8,8 @@ share a batch up to the token budget; results keep the order of the input.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +32,7 @@ from unirank_jax.packing import Slots, compact_needs, pack_prefixes, pack_rows, 
 from unirank_jax.prompt import Encoded
 from unirank_jax.text import Cache, Prefix
 from unirank_jax.vision import Features
+from unirank_jax.works import Work, groups
 
 # Programs by what they run (a prefix or candidates; with a tower or without new images).
 PROGRAMS = {
@@ -45,16 +46,6 @@ AHEAD = 4  # batches under way at most, so that memory stays flat
 ACCELERATOR_PRICE = 1e15  # multiply-adds that an accelerator computes during a compilation
 SOFTMAX = 16  # multiply-adds in whose time a score is masked, exponentiated and summed
 STATICS = 16  # static prompts that are kept
-
-
-@dataclass(frozen=True)
-class Work:
-    """One query with those of its candidates that are scored together."""
-
-    static: Encoded  # up to and with `<Query`
-    query: Encoded  # the rest of the prefix, up to and with `<Document`
-    candidates: tuple[Encoded, ...]
-    places: tuple[int, ...]  # of the candidates in the flat result
 
 
 class Shared(NamedTuple):
@@ -133,7 +124,7 @@ class Engine:
 
         try:
             for portion in works:
-                for group in self._groups(portion):
+                for group in groups(portion, self.token_budget):
                     places = [place for work in group for place in work.places]
                     self._promises = []
                     under_way.append((places, self._score(group), self._promises))
@@ -272,41 +263,6 @@ class Engine:
         places = {d: (first, int(n)) for (d, first), n in zip(new, counts, strict=True)}
         self._promises.append(self.features.promise(computed, places))
 
-    # ------------------------------------------------------------ batches
-
-    def _groups(self, works: Sequence[Work]) -> Iterator[list[Work]]:
-        """Works that run together: one static prompt, similar lengths, within the token budget."""
-        pieces = [piece for work in works for piece in self._split(work)]
-        pieces.sort(key=lambda w: (w.static.tokens.tobytes(), _longest(w), len(w.query.tokens)))
-        group: list[Work] = []
-        for piece in pieces:
-            same = not group or _same_static(group[0], piece)
-            if group and not (same and _tokens([*group, piece]) <= self.token_budget):
-                yield group
-                group = []
-            group.append(piece)
-        if group:
-            yield group
-
-    def _split(self, work: Work) -> Iterator[Work]:
-        """Parts of one query's candidates that fit the token budget, alike in size, so that one
-        program runs them all; longest candidates apart from short ones."""
-        lengths = [len(candidate.tokens) for candidate in work.candidates]
-        total = sum(lengths) + len(work.query.tokens)
-        if total <= self.token_budget:
-            yield work
-            return
-        share = total / -(-total // self.token_budget)
-        part: list[int] = []
-        size = 0
-        for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-            if part and (size >= share or size + lengths[i] > self.token_budget):
-                yield _take(work, part)
-                part, size = [], 0
-            part.append(i)
-            size += lengths[i]
-        yield _take(work, part)
-
     def _cost(self, bucket: Bucket) -> float:
         """Multiply-adds of a bucket, roughly: token rows, attention, patches."""
         text, vision = self.config.text, self.config.vision
@@ -339,27 +295,3 @@ def _joined(computed: Features | None, given: Features) -> Features | None:
 def _shard(tree: Any) -> Any:
     """The only shard of packed arrays."""
     return jax.tree.map(lambda x: x[0], tree)
-
-
-def _longest(work: Work) -> int:
-    return max(len(candidate.tokens) for candidate in work.candidates)
-
-
-def _tokens(group: list[Work]) -> int:
-    """Tokens of a group's candidates and queries."""
-    queries = {id(work.query): len(work.query.tokens) for work in group}
-    candidates = sum(len(one.tokens) for work in group for one in work.candidates)
-    return candidates + sum(queries.values())
-
-
-def _same_static(one: Work, other: Work) -> bool:
-    return np.array_equal(one.static.tokens, other.static.tokens)
-
-
-def _take(work: Work, chosen: list[int]) -> Work:
-    return Work(
-        work.static,
-        work.query,
-        tuple(work.candidates[i] for i in chosen),
-        tuple(work.places[i] for i in chosen),
-    )

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from unirank_jax.content import ContentError, parse
-from unirank_jax.engine import Work
 from unirank_jax.prompt import Encoded, Prompt
+from unirank_jax.works import Work
 
 OnError = Literal["raise", "nan"]
 Asked = tuple[str, Any, str | None, Sequence[Any]]  # place, query, instruction, candidates

@@ -1,0 +1,52 @@
+"""Batches of works: nothing lost, the budget held, parts of one list alike in size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from unirank_jax.prompt import Encoded
+from unirank_jax.works import Work, groups, split
+
+
+def encoded(length: int, first: int = 0) -> Encoded:
+    return Encoded(np.arange(first, first + length, dtype=np.int32), (), False, "")
+
+
+def work(lengths: list[int], start: int, static: Encoded, query: int = 10) -> Work:
+    places = tuple(range(start, start + len(lengths)))
+    return Work(static, encoded(query), tuple(map(encoded, lengths)), places)
+
+
+def test_every_candidate_is_in_one_batch_within_the_budget() -> None:
+    rng = np.random.default_rng(0)
+    statics = [encoded(20), encoded(20, first=7)]
+    works, start = [], 0
+    for number in range(40):
+        lengths = rng.integers(5, 90, rng.integers(1, 60)).tolist()
+        works.append(work(lengths, start, statics[number % 2]))
+        start += len(lengths)
+    seen: list[int] = []
+    for group in groups(works, 500):
+        assert len({one.static.tokens.tobytes() for one in group}) == 1
+        tokens = sum(len(c.tokens) for one in group for c in one.candidates)
+        assert tokens + 10 * len({id(one.query) for one in group}) <= 510
+        for one in group:
+            for candidate, place in zip(one.candidates, one.places, strict=True):
+                owner = next(w for w in works if place in w.places)
+                assert candidate is owner.candidates[place - owner.places[0]]
+        seen += [place for one in group for place in one.places]
+    assert sorted(seen) == list(range(start)), "each once"
+
+
+@pytest.mark.parametrize("count", [30, 31, 100, 333])
+def test_parts_of_a_long_list_are_alike(count: int) -> None:
+    parts = list(split(work([40] * count, 0, encoded(5)), 1000))
+    sizes = [40 * len(part.candidates) for part in parts]
+    assert max(sizes) <= 1000 and min(sizes) >= 0.6 * max(sizes), sizes
+    assert all(part.query is parts[0].query for part in parts)
+
+
+def test_a_candidate_longer_than_the_budget_stands_alone() -> None:
+    parts = list(split(work([30, 900, 40], 0, encoded(5)), 100))
+    assert [part.places for part in parts] == [(0, 2), (1,)]
