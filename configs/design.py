@@ -12,7 +12,8 @@ from the base that `configs/design_pretrain.py` makes. The same command again re
 from dataclasses import replace
 
 from configs import sci
-from train.config import CheckpointSettings, ScheduleSettings, TrainConfig, choose
+from train.config import choose
+from train.settings import CheckpointSettings, ScheduleSettings, TrainConfig
 
 SOURCE = "data/design"
 

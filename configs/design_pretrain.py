@@ -11,8 +11,9 @@ the same thing asks as often as its name does. Published sizes need no pretraini
 from dataclasses import replace
 
 from configs import sci_pretrain
-from train.config import CheckpointSettings, ScheduleSettings, choose
+from train.config import choose
 from train.pretrain import PretrainConfig
+from train.settings import CheckpointSettings, ScheduleSettings
 
 
 def tiny() -> PretrainConfig:

@@ -23,7 +23,8 @@ resumes. The published weights are fetched from the hub; `--set model.init=FOLDE
 
 from dataclasses import replace
 
-from train.config import (
+from train.config import choose
+from train.settings import (
     BatchSettings,
     CheckpointSettings,
     DataSettings,
@@ -35,7 +36,6 @@ from train.config import (
     OptimizerSettings,
     ScheduleSettings,
     TrainConfig,
-    choose,
 )
 
 

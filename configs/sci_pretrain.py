@@ -16,14 +16,9 @@ legs made the base that ships with the package. Published sizes need no pretrain
 
 from dataclasses import replace
 
-from train.config import (
-    CheckpointSettings,
-    LogSettings,
-    OptimizerSettings,
-    ScheduleSettings,
-    choose,
-)
+from train.config import choose
 from train.pretrain import PretrainConfig
+from train.settings import CheckpointSettings, LogSettings, OptimizerSettings, ScheduleSettings
 from train.units import PairSettings
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from train.config import (
     ConfigError,
-    TrainConfig,
     completed,
     differences,
     digest,
@@ -22,6 +21,7 @@ from train.config import (
     split_spec,
     to_dict,
 )
+from train.settings import TrainConfig
 
 SCI = str(Path(__file__).parent.parent / "configs" / "sci.py")
 

@@ -15,14 +15,9 @@ import tiny_run
 from flax import nnx
 
 from train import export, sft
-from train.config import (
-    ConfigError,
-    LoRASettings,
-    OptimizerSettings,
-    ScheduleSettings,
-    load,
-)
+from train.config import ConfigError, load
 from train.initial import make_layout, open_start, restore_model
+from train.settings import LoRASettings, OptimizerSettings, ScheduleSettings
 from train.step import (
     Layout,
     Params,

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from train.config import TrainConfig
 from train.loop import Item
 from train.plan import BatchPlan, Chosen, EvaluationPlan, PlanSettings, TrainPlan
+from train.settings import TrainConfig
 from train.sizes import Index
 from train.step import micro_sharding
 from unirank_jax import sharding

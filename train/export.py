@@ -18,10 +18,11 @@ import jax.numpy as jnp
 
 from train.calibrated import flat
 from train.checkpoint import CheckpointError, Meta
-from train.config import ConfigError, TrainConfig
+from train.config import ConfigError
 from train.evaluation import examples_of, reranker_scorer
 from train.initial import MODEL_FOLDER, restore_model
 from train.judging import judged
+from train.settings import TrainConfig
 from unirank_jax.calibration import Calibration, CalibrationError, fit_platt
 from unirank_jax.datasets.dataset import DatasetError, open_source
 from unirank_jax.datasets.forms import in_form

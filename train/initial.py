@@ -18,7 +18,8 @@ from jax.sharding import NamedSharding
 
 import unirank_jax
 from train.checkpoint import Checkpoints, Meta
-from train.config import ConfigError, LoRASettings, ModelSettings, TrainConfig, from_dict
+from train.config import ConfigError, from_dict
+from train.settings import LoRASettings, ModelSettings, TrainConfig
 from train.step import Layout, Params
 from unirank_jax import hub, lora
 from unirank_jax.config import ModelConfig, preset

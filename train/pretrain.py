@@ -20,19 +20,12 @@ import optax
 from flax import nnx
 
 from train.checkpoint import CheckpointError, Checkpoints
-from train.config import (
-    CheckpointSettings,
-    LogSettings,
-    OptimizerSettings,
-    ScheduleSettings,
-    digest,
-    load,
-    parse,
-)
+from train.config import digest, load, parse
 from train.contrast import PretrainBatch, losses
 from train.initial import ASSETS
 from train.loop import Item, Schedule, resume, run
 from train.report import NonFiniteError, Report, describe_run
+from train.settings import CheckpointSettings, LogSettings, OptimizerSettings, ScheduleSettings
 from train.step import Layout, Params, make_optimizer
 from train.units import PairSampler, PairSettings, units_of
 from unirank_jax.calibration import IDENTITY

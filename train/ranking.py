@@ -16,10 +16,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from train import losses
-from train.config import TrainConfig
 from train.data import Encoder, Micro, evaluation_batches, plan_settings
 from train.judging import cut, judged
 from train.plan import Chosen, EvaluationPlan
+from train.settings import TrainConfig
 from train.sizes import Index, cached_index
 from train.step import Layout, Params, TrainState
 from unirank_jax import sharding

@@ -16,13 +16,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from train.checkpoint import CheckpointError, Checkpoints
-from train.config import ConfigError, DataSettings, TrainConfig, digest, load, parse, require_size
+from train.config import ConfigError, digest, load, parse, require_size
 from train.data import Encoder, plan_settings, train_batches
 from train.initial import Start, cast, keep_model_files, make_layout, open_start
 from train.loop import Outcome, Schedule, resume, run
 from train.plan import TrainPlan
 from train.ranking import METRICS, RankingObjective, make_evaluation
 from train.report import NonFiniteError, Report, describe_run
+from train.settings import DataSettings, TrainConfig
 from train.sizes import cached_index
 from train.step import (
     Params,

@@ -18,7 +18,8 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from train.config import ConfigError, OptimizerSettings, ScheduleSettings
+from train.config import ConfigError
+from train.settings import OptimizerSettings, ScheduleSettings
 from unirank_jax import sharding
 from unirank_jax.layers import LoRAParam
 from unirank_jax.model import Model

@@ -1,0 +1,146 @@
+"""Every number of a fine-tuning run, as frozen dataclasses that a config file returns. No JAX here.
+
+A field's comment says what it means; train/config.py reads, overrides and compares them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from unirank_jax.datasets.forms import Form
+
+LOSSES = ("bce", "rcr", "softmax", "ranknet", "vocab_ce")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Where the network comes from and how it is computed."""
+
+    init: str  # "base" (the embedded one), "scratch", a Hugging Face folder or id, or a workdir
+    preset: str  # the shapes of init="scratch"
+    compute_dtype: Literal["float32", "bfloat16"]
+    frozen_dtype: Literal["float32", "bfloat16"]  # of the parameters that are not trained
+    remat: Literal["none", "dots", "full"]
+    unroll: bool  # write the layer loop out: faster on a CPU, slower to compile
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which lists are read and how a list becomes tokens and patches."""
+
+    source: str  # "sample:sci", or a dataset folder or JSONL file
+    train_split: str
+    list_size: int  # candidates per training list
+    max_positives: int  # relevant candidates per training list, at most
+    min_other_modality: int  # negatives whose modality differs from the positive's, where there are
+    prompt_id: str
+    instruction: str  # "" = the default instruction of the prompt
+    max_tokens: int  # of query and candidate together
+    max_query_tokens: int
+    min_visual_tokens: int
+    max_visual_tokens: int
+    kind_power: float  # of query kinds: n lists are drawn as n^kind_power; 1 = as they are
+    length_window: int  # batches among which lists are grouped by length; 1 = no grouping
+    buckets: int  # batch shapes, hence compiled programs, at most
+    workers: int  # threads that read, decode and encode
+    prefetch: int  # batches kept ready
+    form: Form = "native"  # of the candidates
+    lists: str = ""  # a file of lists (train.mine) instead of the split's own; "" = its own
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """Size of an update."""
+
+    lists: int  # per update, over all devices
+    accumulate: int  # micro-batches per update
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW with global-norm clipping."""
+
+    lr: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    eps: float
+    clip_norm: float
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """Linear warm-up, then a cosine down to `final_fraction * lr` at the last step."""
+
+    steps: int
+    warmup_steps: int
+    final_fraction: float
+
+
+@dataclass(frozen=True)
+class MeshSettings:
+    """Devices along each axis; -1 (in one place) takes what is left."""
+
+    data: int
+    fsdp: int
+    tensor: int
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Evaluation during training."""
+
+    split: str
+    every_steps: int  # 0 = never
+    lists: int  # at most this many, evenly spaced over the split
+    list_size: int
+    metric: str  # keeps the best checkpoint
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """How often the state is saved and how many steps are kept (the best is kept besides)."""
+
+    every_steps: int
+    keep: int
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """How often a line goes to metrics.jsonl, and a profiler window (0, 0 = off)."""
+
+    every_steps: int
+    profile_steps: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class LoRASettings:
+    """Low-rank adapters; rank 0 = none. With a rank, only the adapters are trained."""
+
+    rank: int
+    alpha: float
+    targets: str  # regular expression over whole layer paths
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that `train.sft` needs; a config file in `configs/` returns one."""
+
+    name: str
+    seed: int
+    model: ModelSettings
+    data: DataSettings
+    batch: BatchSettings
+    loss: dict[str, float] = field(metadata={"keys": LOSSES})
+    target: Literal["binary", "graded"]  # relevant or not, or grade / max_grade
+    max_grade: float
+    label_smoothing: float
+    optimizer: OptimizerSettings
+    schedule: ScheduleSettings
+    freeze: tuple[str, ...]  # regular expressions over parameter paths, e.g. r"vision\..*"
+    lora: LoRASettings
+    mesh: MeshSettings
+    evaluation: EvaluationSettings
+    checkpoint: CheckpointSettings
+    log: LogSettings
