@@ -182,6 +182,9 @@ def test_a_model_trains_on_the_lists_that_it_mined(
 
     assert train("run", data__lists=lists) == 0
     assert f"{len(named)} lists of {lists} of split train" in capsys.readouterr().out
+    assert train("joined", data__lists=lists, data__own_candidates=True) == 0
+    assert train("alone", data__own_candidates=True) == 1
+    assert "give data.lists too" in capsys.readouterr().err
     lists.write_bytes(lists.read_bytes()[:-9])
     assert train("other", data__lists=lists) == 1
     assert "mined.jsonl.gz:" in capsys.readouterr().err

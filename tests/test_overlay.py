@@ -66,6 +66,18 @@ def test_an_overlay_replaces_the_lists_of_one_split_and_keeps_the_rest(
     assert list(over.pool("train")) == [f"{q}-{n}" for q in "ab" for n in range(3)]
 
 
+def test_own_candidates_follow_those_of_the_file(data: Dataset, tmp_path: Path) -> None:
+    write_lists(tmp_path / "x.jsonl.gz", [A, B])
+    over = overlaid(data, "train", tmp_path / "x.jsonl.gz", own=True)
+    first, second = over.lists("train")
+    assert first.dids == ("b-0", "a-0", "b-2", "a-1", "a-2"), "a-0 stands once"
+    assert first.grades == (0, 1, -1, 0, 0), "of a candidate on both the file's grade counts"
+    assert second.dids == ("a-1", "b-0", "b-1", "b-2") and second.grades == (0, 2, 0, 0)
+    assert second.missing == (), "what the first stage missed is there now"
+    assert all(len(r.dids) == len(r.neg_types) for r in (first, second))
+    assert over.fingerprint != overlaid(data, "train", tmp_path / "x.jsonl.gz").fingerprint
+
+
 def test_the_fingerprint_covers_the_content_and_the_lists(data: Dataset, tmp_path: Path) -> None:
     one = Overlay(data, {"train": [A, B]}).fingerprint
     assert one == Overlay(data, {"train": (A, B)}).fingerprint != data.fingerprint

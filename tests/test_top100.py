@@ -9,6 +9,7 @@ import pytest
 from test_mine import FakeEmbedder
 
 from train import evaluate as command
+from train import retrieve
 from train import top100 as module
 from train.contenders import BASE
 from train.evaluation import DUAL, FIRST, evaluate
@@ -148,7 +149,7 @@ def test_on_lists_that_exist_the_first_stage_is_the_fusion_within_each() -> None
 
 
 def test_the_file_is_made_once_and_named_by_what_it_depends_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loaded = []
     monkeypatch.setattr("train.dual.Embedder", FakeEmbedder)
@@ -161,6 +162,15 @@ def test_the_file_is_made_once_and_named_by_what_it_depends_on(
     path.unlink()
     assert top100(data, "valid", base, SIZES, tmp_path / "out").read_bytes() == first
     assert len(read_lists(path, data, "valid")) == 40
+
+    same = ["--data", "sample:sci", "--split", "valid", "--out", str(tmp_path / "out")]
+    same += ["--texts", "10", "--images", "10", "--limit", "40"]
+    capsys.readouterr()
+    assert retrieve.main(same) == 0 and capsys.readouterr().out.strip() == str(path)
+    assert retrieve.main([*same, "--split", "vlaid"]) == 1
+    assert "no lists in 'vlaid'; choose one of: train, valid, test" in capsys.readouterr().err
+    data_only = ["--data", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
+    assert retrieve.main(data_only) == 1 and "none" in capsys.readouterr().err
 
     monkeypatch.setattr(command, "model_scorer", lambda *_: fixed(first_stage_of(path)))
     monkeypatch.setattr(command, "dual_encoder", lambda folder: {})

@@ -68,13 +68,14 @@ class FirstStage:
 
     def _one(self, query: Query, dense: NDArray[np.float64]) -> Retrieved:
         lexical = self._lexical(query)
-        allowed = np.setdiff1d(np.arange(len(self.items)), self._same.get(query.dup_id, []))
+        other = np.ones(len(self.items), bool)
+        other[self._same.get(query.dup_id, [])] = False
+        allowed = np.flatnonzero(other)
         is_text = self.is_text[allowed]
         scores = fused(dense[allowed], lexical[allowed], is_text)
         chosen = []
         for form, wanted in self.wanted.items():
-            members = np.flatnonzero(is_text == form)
-            chosen.append(members[np.lexsort((members, -scores[members]))[:wanted]])
+            chosen.append(_best(np.flatnonzero(is_text == form), scores, wanted))
         best = np.concatenate(chosen)
         best = best[np.lexsort((best, -scores[best]))]
         places = allowed[best]
@@ -104,6 +105,16 @@ def fused(
         matched = members[np.nan_to_num(lexical[members]) > 0]
         total[matched] += 1 / (FUSION + 1 + _ranks(lexical[matched]))
     return total
+
+
+def _best(
+    members: NDArray[np.int64], scores: NDArray[np.float64], wanted: int
+) -> NDArray[np.int64]:
+    """The `wanted` members of the highest scores; of equal ones those that come first."""
+    if 0 < wanted < len(members):
+        least = np.partition(scores[members], len(members) - wanted)[len(members) - wanted]
+        members = members[scores[members] >= least]
+    return members[np.lexsort((members, -scores[members]))[:wanted]]
 
 
 def _ranks(scores: NDArray[np.floating]) -> NDArray[np.float64]:

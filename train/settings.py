@@ -47,6 +47,7 @@ class DataSettings:
     prefetch: int  # batches kept ready
     form: Form = "native"  # of the candidates
     lists: str = ""  # a file of lists (train.mine) instead of the split's own; "" = its own
+    own_candidates: bool = False  # with `lists`: add what the query's own list has besides
 
 
 @dataclass(frozen=True)

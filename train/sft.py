@@ -171,7 +171,9 @@ def open_data(settings: DataSettings, spec: ImageSpec) -> Dataset:
     """
     dataset = open_source(settings.source)
     if settings.lists:
-        dataset = overlaid(dataset, settings.train_split, settings.lists)
+        dataset = overlaid(
+            dataset, settings.train_split, settings.lists, own=settings.own_candidates
+        )
     return in_form(dataset, settings.form, spec)
 
 
@@ -257,6 +259,10 @@ def _check(config: TrainConfig) -> None:
         (config.data.max_positives > 0, "data.max_positives must be at least 1"),
         (config.data.length_window > 0, "data.length_window must be at least 1"),
         (config.data.buckets > 0, "data.buckets must be at least 1"),
+        (
+            bool(config.data.lists) or not config.data.own_candidates,
+            "data.own_candidates adds to the lists of a file; give data.lists too",
+        ),
         (
             config.evaluation.metric in METRICS,
             f"evaluation.metric must be one of {', '.join(METRICS)}",

@@ -78,13 +78,32 @@ class Overlay(Dataset):
         return self.base.size(did)
 
 
-def overlaid(base: Dataset, split: str, path: str | Path) -> Overlay:
+def overlaid(base: Dataset, split: str, path: str | Path, *, own: bool = False) -> Overlay:
     """`base` with the lists of one split from a file.
+
+    own: the candidates that the query's list in `base` has, and the file's has not, follow those
+        of the file.
 
     Raises:
         DatasetError: no such split, or any line that does not fit; all of them are told.
     """
-    return Overlay(base, {split: read_lists(Path(path), base, split)})
+    lists = read_lists(Path(path), base, split)
+    if own:
+        before = {ranked.qid: ranked for ranked in base.lists(split)}
+        lists = tuple(joined(ranked, before[ranked.qid]) for ranked in lists)
+    return Overlay(base, {split: lists})
+
+
+def joined(first: RankList, second: RankList) -> RankList:
+    """The candidates of `first`, then those of `second` that it does not have."""
+    there = set(first.dids)
+    places = [n for n, did in enumerate(second.dids) if did not in there]
+    return RankList(
+        qid=first.qid,
+        dids=(*first.dids, *(second.dids[n] for n in places)),
+        grades=(*first.grades, *(second.grades[n] for n in places)),
+        neg_types=(*first.neg_types, *(second.neg_types[n] for n in places)),
+    )
 
 
 def read_lists(path: Path, dataset: Dataset, split: str) -> tuple[RankList, ...]:
