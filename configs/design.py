@@ -1,35 +1,35 @@
 """Stage 1 on design lists (furniture drawings, emoji, icons, clip art).
 
-    python -m train.sft --config configs/design.py --set data.source=DIR  # tiny, any machine
+    python -m train.retrieve --data DIR --dual-encoder runs/design-base/exported --limit 12000 \
+        --texts 25 --images 25 --out runs/retrieve
+    python -m train.sft --config configs/design.py --set data.source=DIR data.lists=FILE  # tiny
     python -m train.sft --config configs/design.py:2b       # Qwen3-VL-2B, full tuning, on a pod
     python -m train.sft --config configs/design.py:8b       # Qwen3-VL-8B, full tuning, on a pod
     python -m train.sft --config configs/design.py:2b_lora  # adapters, fits one 24 GB GPU
 
 `DIR` is what `python -m unirank_jax.datasets.build design --out DIR` wrote. The tiny model starts
-from the base that `configs/design_pretrain.py` makes. The same command again resumes.
+from the base that `configs/design_pretrain.py` makes; FILE is what `train.retrieve` printed. The
+same command again resumes.
 """
 
 from dataclasses import replace
 
 from configs import sci
 from train.config import choose
-from train.settings import CheckpointSettings, ScheduleSettings, TrainConfig
+from train.settings import TrainConfig
 
 SOURCE = "data/design"
 
 
 def tiny() -> TrainConfig:
-    """The try-out model: longer lists and the listwise loss of `configs/sci.py:open_lists`."""
-    base = sci.open_lists()
+    """The try-out model: lists and losses of `configs/sci.py:full`, from the base of its domain."""
+    base = sci.full()
     return replace(
         base,
         name="design_tiny",
         model=replace(base.model, init="runs/design-base/exported"),
         data=replace(base.data, source=SOURCE),
         optimizer=replace(base.optimizer, lr=1e-3),
-        schedule=ScheduleSettings(steps=2400, warmup_steps=40, final_fraction=0.02),
-        evaluation=replace(base.evaluation, every_steps=600),
-        checkpoint=CheckpointSettings(every_steps=125, keep=2),
     )
 
 

@@ -7,6 +7,12 @@
     python -m train.sft --config configs/sci.py:8b       # Qwen3-VL-8B, full tuning, on a pod
     python -m train.sft --config configs/sci.py:2b_lora  # adapters, fits one 24 GB GPU
 
+The same model on the full data, with hard negatives of a first stage:
+
+    python -m train.retrieve --data DIR --dual-encoder unirank_jax/assets/base --limit 12000 \
+        --texts 25 --images 25 --out runs/retrieve
+    python -m train.sft --config configs/sci.py:full --set data.source=DIR data.lists=FILE
+
 Two baselines of the last leg, the same updates on the same lists in another form of candidates
 (a dataset built before needs `python -m unirank_jax.datasets.build sci --stand-ins-only`):
 
@@ -37,6 +43,8 @@ from train.settings import (
     ScheduleSettings,
     TrainConfig,
 )
+
+DEFAULT = "unirank_jax/assets/default"  # the reranker that ships with the package
 
 
 def tiny() -> TrainConfig:
@@ -127,6 +135,25 @@ def open_lists() -> TrainConfig:
     )
 
 
+def full() -> TrainConfig:
+    """The shipped default, tuned on the full sci: its lists and what a first stage finds.
+
+    Lists of constructed negatives alone do not prepare for those of a whole pool (`--lists top100`
+    of `train.evaluate`), so both are drawn from.
+    """
+    lists = open_lists()
+    return replace(
+        lists,
+        name="sci_full",
+        model=replace(lists.model, init=DEFAULT),
+        data=replace(lists.data, source="data/sci", list_size=16, own_candidates=True),
+        batch=BatchSettings(lists=9, accumulate=1),
+        optimizer=replace(lists.optimizer, lr=5e-4),
+        schedule=ScheduleSettings(steps=2400, warmup_steps=40, final_fraction=0.02),
+        evaluation=replace(lists.evaluation, every_steps=800),
+    )
+
+
 def as_image() -> TrainConfig:
     """The baseline "everything as image": texts are drawn, at 12 pixels and 64 visual tokens.
 
@@ -208,11 +235,12 @@ def two_b_lora() -> TrainConfig:
 
 
 def get_config(argument: str | None = None) -> TrainConfig:
-    """`tiny` (default), `open`, `open_lists`, `as_image`, `as_text`, `2b`, `8b` or `2b_lora`."""
+    """`tiny` (default), `open`, `open_lists`, `full`, `as_image`, `as_text`, `2b`, `8b`, ...."""
     sizes = {
         "tiny": tiny,
         "open": open_sources,
         "open_lists": open_lists,
+        "full": full,
         "as_image": as_image,
         "as_text": as_text,
         "2b": two_b,
