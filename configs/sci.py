@@ -7,6 +7,10 @@
     python -m train.sft --config configs/sci.py:8b       # Qwen3-VL-8B, full tuning, on a pod
     python -m train.sft --config configs/sci.py:2b_lora  # adapters, fits one 24 GB GPU
 
+With the document first, so that a corpus can be kept (`Reranker.index`), from the same start:
+
+    python -m train.sft --config configs/sci.py:document_first --set data.source=DIR model.init=FIRST
+
 The same model on the full data, with hard negatives of a first stage:
 
     python -m train.retrieve --data DIR --dual-encoder unirank_jax/assets/base --limit 12000 \
@@ -43,6 +47,7 @@ from train.settings import (
     ScheduleSettings,
     TrainConfig,
 )
+from unirank_jax.prompt import DOCUMENT_FIRST
 
 DEFAULT = "unirank_jax/assets/default"  # the reranker that ships with the package
 
@@ -154,6 +159,16 @@ def full() -> TrainConfig:
     )
 
 
+def document_first() -> TrainConfig:
+    """`open_lists` with the document first: `Reranker.index` keeps what it makes of a corpus."""
+    lists = open_lists()
+    return replace(
+        lists,
+        name="sci_document_first",
+        data=replace(lists.data, prompt_id=DOCUMENT_FIRST, max_tokens=288),
+    )
+
+
 def as_image() -> TrainConfig:
     """The baseline "everything as image": texts are drawn, at 12 pixels and 64 visual tokens.
 
@@ -235,12 +250,13 @@ def two_b_lora() -> TrainConfig:
 
 
 def get_config(argument: str | None = None) -> TrainConfig:
-    """`tiny` (default), `open`, `open_lists`, `full`, `as_image`, `as_text`, `2b`, `8b`, ...."""
+    """`tiny` (default), `open`, `open_lists`, `full`, `document_first`, `as_image`, `as_text`, `2b`, ...."""
     sizes = {
         "tiny": tiny,
         "open": open_sources,
         "open_lists": open_lists,
         "full": full,
+        "document_first": document_first,
         "as_image": as_image,
         "as_text": as_text,
         "2b": two_b,

@@ -234,7 +234,12 @@ def pack_pairs(
     bucket = needs(prefixes, candidates)
     if compact:
         bucket = compact_needs(prefixes, candidates, lambda digest: 0)
-        bucket = replace(bucket, cells=bucket.cells + 7, patch_cells=bucket.patch_cells + 12)
+        bucket = replace(
+            bucket,
+            cells=bucket.cells + 7,
+            patch_cells=bucket.patch_cells + 12,
+            prefix_cells=bucket.prefix_cells + 5 if shared else 0,
+        )
     # Padding everywhere: one more prefix, row and image slot, and odd extra lengths.
     padded = replace(
         bucket,

@@ -33,7 +33,7 @@ from unirank_jax.layers import Compute
 from unirank_jax.manifest import Manifest, ManifestError
 from unirank_jax.model import Model, score
 from unirank_jax.model_card import Card, render
-from unirank_jax.prompt import PROMPT_IDS, Prompt
+from unirank_jax.prompt import DOCUMENT_FIRST, PROMPT_IDS, Prompt
 from unirank_jax.tokenizer import Tokenizer
 from unirank_jax.weights import load_model
 
@@ -130,6 +130,13 @@ def encode(tokenizer: Tokenizer, manifest: Manifest, pairs: list[tuple[Any, Any]
     )
     out = []
     for query, document in pairs:
+        if prompt.document_first:
+            first = prompt.candidate(parse(document, "document"), "document", 0)
+            tokens = np.concatenate([prompt.static().tokens, first.tokens])
+            out.append(
+                (dataclasses.replace(first, tokens=tokens), prompt.query(parse(query, "query")))
+            )
+            continue
         prefix = prompt.prefix(parse(query, "query"))
         candidate = prompt.candidate(parse(document, "document"), "document", len(prefix.tokens))
         out.append((prefix, candidate))
@@ -334,13 +341,21 @@ def test_template_renders_the_bytes_of_the_prompt(
     cases = [(*pair, pair) for pair in pairs] + [(listed, "x", (mixed, "x"))]
     for query, document, given in cases:
         messages = [message(*side) for side in zip(("query", "document"), given, strict=True)]
+        if prompt_id == DOCUMENT_FIRST:
+            messages.reverse()  # pictures are matched in the order of messages
         inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True)
         [(prefix, candidate)] = encode(tokenizer, manifest, [(query, document)])
         ours = np.concatenate([prefix.tokens, candidate.tokens])
         assert inputs["input_ids"][0] == ours.tolist()
     messages = [message("system", "Other."), message("query", "q"), message("document", "d")]
     text = processor.apply_chat_template(messages, tokenize=False)
-    assert "<Instruct>: Other.<Query>:q\n<Document>:d<|im_end|>\n" in text
+    if prompt_id == DOCUMENT_FIRST:
+        sides = [message("query", [("image", one)]), message("document", [("image", two)])]
+        with pytest.raises(Exception, match="the document's message goes before the query's"):
+            processor.apply_chat_template(sides, tokenize=False)
+        assert "<Document>:d\n<Instruct>: Other.\n<Query>:q<|im_end|>\n" in text
+    else:
+        assert "<Instruct>: Other.<Query>:q\n<Document>:d<|im_end|>\n" in text
     assert text.endswith("<|im_start|>assistant\n") and INSTRUCTION not in text
     assert "raise_exception" in chat_template(tokenizer, manifest)
 

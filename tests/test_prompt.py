@@ -16,14 +16,21 @@ from PIL import Image
 from unirank_jax.content import ContentError, ImagePart, TextPart, parse
 from unirank_jax.datasets.dataset import sample
 from unirank_jax.images import ImageSpec, decode, to_patches
-from unirank_jax.prompt import DEFAULT_INSTRUCTION, PROMPT_IDS, Prompt, SizedImage, Tokenizer
+from unirank_jax.prompt import (
+    DEFAULT_INSTRUCTION,
+    DOCUMENT_FIRST,
+    PROMPT_IDS,
+    Prompt,
+    SizedImage,
+    Tokenizer,
+)
 
 FOLDER = Path(__file__).parent / "golden"
 GOLDEN = json.loads((FOLDER / "prompt_qwen3.json").read_text(encoding="utf-8"))
 QWEN3 = Path(os.environ.get("UNIRANK_QWEN3_TOKENIZER", FOLDER / "qwen3_reduced_tokenizer.json"))
 TINY = Path(__file__).parents[1] / "unirank_jax" / "assets" / "tokenizer"
 SPEC = ImageSpec(patch_size=16, merge_size=2, min_visual_tokens=4, max_visual_tokens=1800)
-PLAIN, NATIVE = PROMPT_IDS
+PLAIN, NATIVE, _ = PROMPT_IDS
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +123,45 @@ def test_tokenised_apart_equals_tokenised_at_once(path: Path) -> None:
         )
         ids = at_once.encode(text, add_special_tokens=False).ids
         assert whole(prompt, prefix, candidate) == ids, (query, document)
+
+
+@pytest.mark.parametrize("path", [QWEN3, TINY], ids=["qwen3", "embedded"])
+def test_with_the_document_first_the_sides_make_the_whole_string(path: Path) -> None:
+    at_once = library_tokenizer(path)
+    prompt = make(Tokenizer.from_file(path), DOCUMENT_FIRST)
+    texts = GOLDEN["boundary"]
+    static = prompt.static("Other.").tokens.tolist()
+    assert static == prompt.static().tokens.tolist(), "no instruction changes what is kept"
+    for query, document in zip(texts, [*texts[7:], *texts[:7]], strict=True):
+        candidate = prompt.candidate((TextPart(document),), "candidates[0]", 10**6)
+        asked = prompt.query((TextPart(query),), "Other.")
+        text = (
+            "<|im_start|>system\nJudge whether the Document meets the requirements based on the "
+            "Query and the Instruct provided. Note that the answer can only be "
+            '"yes" or "no".<|im_end|>\n<|im_start|>user\n'
+            f"<Document>:{document}\n<Instruct>: Other.\n<Query>:{query}<|im_end|>\n"
+            "<|im_start|>assistant\n"
+        )
+        ids = at_once.encode(text, add_special_tokens=False).ids
+        assert static + candidate.tokens.tolist() + asked.tokens.tolist() == ids, document
+
+
+def test_with_the_document_first_each_side_has_its_own_room(qwen3: Tokenizer) -> None:
+    """The longest candidate and the longest query fill max_tokens, whatever is asked."""
+    prompt = make(qwen3, DOCUMENT_FIRST, max_tokens=160, max_query_tokens=30)
+    long = (TextPart("benzene " * 200),)
+    candidate = prompt.candidate(long, "candidates[0]", 0)
+    asked = prompt.query(long)
+    assert candidate.truncated and asked.truncated
+    assert len(prompt.static()) + len(candidate) + len(asked) == 160
+    other = prompt.query(long, "A far longer instruction than the default, which leaves less room")
+    assert len(other) <= len(asked) and other.truncated
+    with pytest.raises(ContentError, match=r"^query: with its text cut .* of the \d+ tokens"):
+        prompt.query(parse(["a", picture(512, 512)], "query"))
+    with pytest.raises(ContentError, match=r"^query: .*instruction"):
+        prompt.query(long, "no room " * 40)
+    with pytest.raises(ValueError, match="give max_query_tokens of at least 1 and max_tokens of"):
+        make(qwen3, DOCUMENT_FIRST, max_tokens=90, max_query_tokens=30)
 
 
 def test_a_cut_after_the_marker_would_differ(qwen3: Tokenizer) -> None:
@@ -374,7 +420,10 @@ def test_lengths_equal_the_encoding(qwen3: Tokenizer, prompt_id: str, max_tokens
                 for part in parts
             )
             for encode, length in (
-                (lambda given: prompt.prefix(given), lambda given: prompt.prefix_length(given)),
+                (
+                    prompt.query if prompt.document_first else prompt.prefix,
+                    prompt.query_length,
+                ),
                 (
                     lambda given: prompt.candidate(given, "c", 80),
                     lambda given: prompt.candidate_length(given, "c", 80),

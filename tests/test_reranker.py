@@ -5,7 +5,6 @@ A random model of the tiny shape whose label rows are scaled, so that logits spr
 
 from __future__ import annotations
 
-import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,59 +12,23 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import tiny_reranker
 from flax import nnx
-from PIL import Image
+from tiny_reranker import QUERY, picture, save
 
 import unirank_jax
-from unirank_jax import export, reranker
-from unirank_jax.calibration import Calibration
-from unirank_jax.config import preset
+from unirank_jax import reranker
 from unirank_jax.content import ContentError
 from unirank_jax.engine import MAX_PROGRAMS
 from unirank_jax.hub import WeightsError
 from unirank_jax.intake import TruncationWarning
-from unirank_jax.manifest import Manifest
-from unirank_jax.model import Model
 from unirank_jax.prompt import DEFAULT_INSTRUCTION
 from unirank_jax.reranker import Reranker, ScoringConfig, load
-
-TOKENIZER = Path(unirank_jax.__file__).parent / "assets" / "tokenizer"
-LABEL_IDS = (525, 462)
-
-
-def picture(height: int, width: int, seed: int) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-def encoded(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = Model(preset("tiny"), nnx.Rngs(0))
-    table = model.text.embed.table
-    table[...] = table[...].at[np.array(LABEL_IDS)].multiply(20.0)
-    manifest = Manifest(
-        prompt_id="unirank-native-1",
-        instruction=DEFAULT_INSTRUCTION,
-        label_tokens=("yes", "no"),
-        label_ids=LABEL_IDS,
-        min_visual_tokens=1,
-        max_visual_tokens=16,
-        max_tokens=256,
-        max_query_tokens=48,
-        calibration=Calibration(bias=0.5, temperature=2.0, fit_on="nothing"),
-        base=None,
-        base_revision=None,
-        dtype="float32",
-        train_config_hash=None,
-    )
-    out = tmp_path_factory.mktemp("model") / "tiny"
-    return export.save_pretrained(out, model, manifest, TOKENIZER, "# a card\n", dtype="float32")
+    return save(tmp_path_factory.mktemp("model") / "tiny", "unirank-native-1")
 
 
 @pytest.fixture(scope="module")
@@ -75,20 +38,7 @@ def model(folder: Path) -> Reranker:
 
 @pytest.fixture(scope="module")
 def candidates() -> list[Any]:
-    """24 of every kind: short and long text, images of several sizes, mixed, interleaved."""
-    found: list[Any] = []
-    for n in range(6):
-        image = picture(24 * (1 + n % 4), 24 * (1 + (n * 3) % 5), n)
-        found += [
-            f"passage number {n} " + "with more words " * n,
-            image,
-            {"text": f"figure {n}", "image": encoded(image)},
-            [f"first {n}", image, "then", picture(48, 48, 100 + n)],
-        ]
-    return found
-
-
-QUERY = "which of these is it?"
+    return tiny_reranker.candidates()
 
 
 def test_a_logit_does_not_depend_on_its_company(model: Reranker, candidates: list[Any]) -> None:

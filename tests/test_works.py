@@ -29,12 +29,12 @@ def test_every_candidate_is_in_one_batch_within_the_budget() -> None:
     seen: list[int] = []
     for group in groups(works, 500):
         assert len({one.static.tokens.tobytes() for one in group}) == 1
-        tokens = sum(len(c.tokens) for one in group for c in one.candidates)
-        assert tokens + 10 * len({id(one.query) for one in group}) <= 510
+        tokens = sum(len(c.tokens) for one in group for c in one.rows)
+        assert tokens + 10 * len({id(one.prefix) for one in group}) <= 510
         for one in group:
-            for candidate, place in zip(one.candidates, one.places, strict=True):
+            for candidate, place in zip(one.rows, one.places, strict=True):
                 owner = next(w for w in works if place in w.places)
-                assert candidate is owner.candidates[place - owner.places[0]]
+                assert candidate is owner.rows[place - owner.places[0]]
         seen += [place for one in group for place in one.places]
     assert sorted(seen) == list(range(start)), "each once"
 
@@ -42,9 +42,9 @@ def test_every_candidate_is_in_one_batch_within_the_budget() -> None:
 @pytest.mark.parametrize("count", [30, 31, 100, 333])
 def test_parts_of_a_long_list_are_alike(count: int) -> None:
     parts = list(split(work([40] * count, 0, encoded(5)), 1000))
-    sizes = [40 * len(part.candidates) for part in parts]
+    sizes = [40 * len(part.rows) for part in parts]
     assert max(sizes) <= 1000 and min(sizes) >= 0.6 * max(sizes), sizes
-    assert all(part.query is parts[0].query for part in parts)
+    assert all(part.prefix is parts[0].prefix for part in parts)
 
 
 def test_a_candidate_longer_than_the_budget_stands_alone() -> None:

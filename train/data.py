@@ -51,35 +51,43 @@ class Encoder:
             ContentError: a content that cannot be encoded, by query and candidate id.
         """
         prefixes: list[Encoded] = []
-        candidates: list[Encoded] = []
+        rows: list[Encoded] = []
         prefix_index: list[int] = []
-        targets = empty_targets(bucket.prefixes, self.list_size)
+        targets = empty_targets(bucket.rows // self.list_size, self.list_size)
         for g, chosen in enumerate(lists):
-            prefix, rows = self._encode(chosen)
-            for c, row in enumerate(rows):
-                targets.label_row[0, g, c] = len(candidates)
-                candidates.append(row)
-                prefix_index.append(g)
-            prefixes.append(prefix)
+            query, candidates = self._encode(chosen)
+            count = len(candidates)
+            targets.label_row[0, g, :count] = np.arange(len(rows), len(rows) + count)
+            if self.prompt.document_first:
+                prefix_index += range(len(prefixes), len(prefixes) + count)
+                prefixes += candidates
+                rows += [query] * count
+            else:
+                prefix_index += [len(prefixes)] * count
+                prefixes.append(query)
+                rows += candidates
             grades = self.index.grades[chosen.slots]
-            targets.grade[0, g, : len(rows)] = grades
-            targets.mask[0, g, : len(rows)] = grades >= 0
+            targets.grade[0, g, :count] = grades
+            targets.mask[0, g, :count] = grades >= 0
             targets.rel_min[0, g] = self.index.rel_min[chosen.number]
             targets.list_id[0, g] = chosen.number
-        batch = pack(self.config, prefixes, candidates, prefix_index, bucket)
+        outer = self.prompt.static() if self.prompt.document_first else None
+        batch = pack(self.config, prefixes, rows, prefix_index, bucket, outer)
         return Micro(batch, targets)
 
     def _encode(self, chosen: Chosen) -> tuple[Encoded, list[Encoded]]:
+        """The query's side, with the static part where it comes first, and the candidates."""
         query = self.dataset.query(str(self.index.queries[chosen.number]))
         place = f"query {query.qid}"
-        prefix = self.prompt.prefix(query.parts, query.instruction, place)
-        rows = []
+        encode = self.prompt.query if self.prompt.document_first else self.prompt.prefix
+        asked = encode(query.parts, query.instruction, place)
+        candidates = []
         for item_row in self.index.items[chosen.slots]:
             did = str(self.index.item_ids[item_row])
             where = f"{place}: candidate {did}"
             parts = self.dataset.item(did).parts
-            rows.append(self.prompt.candidate(parts, where, len(prefix.tokens)))
-        return prefix, rows
+            candidates.append(self.prompt.candidate(parts, where, len(asked)))
+        return asked, candidates
 
 
 def empty_targets(lists: int, list_size: int) -> Targets:
@@ -93,7 +101,7 @@ def empty_targets(lists: int, list_size: int) -> Targets:
     )
 
 
-def plan_settings(config: TrainConfig, mesh: Mesh) -> PlanSettings:
+def plan_settings(config: TrainConfig, mesh: Mesh, prompt: Prompt) -> PlanSettings:
     """The shape of a training batch on this mesh.
 
     Raises:
@@ -117,6 +125,7 @@ def plan_settings(config: TrainConfig, mesh: Mesh) -> PlanSettings:
         length_window=config.data.length_window,
         max_tokens=config.data.max_tokens,
         buckets=config.data.buckets,
+        outer=len(prompt.static()) if prompt.document_first else 0,
     )
 
 

@@ -40,6 +40,11 @@ class Embedder:
 
     def __init__(self, reranker: Reranker) -> None:
         self.prompt: Prompt = reranker.prompt
+        if self.prompt.document_first:
+            raise ValueError(
+                f"{reranker.source}: a dual encoder needs a prompt with the query first, not "
+                f"{self.prompt.prompt_id}; give a folder that train.pretrain made"
+            )
         self.config = reranker.engine.config
         graph, self.state = nnx.split(reranker.engine.model)
         self.embed = jax.jit(partial(_embed, graph, reranker.engine.compute))
@@ -49,8 +54,7 @@ class Embedder:
         rows = []
         for query in queries:
             static = self.prompt.static(query.instruction)
-            whole = self.prompt.prefix(query.parts, query.instruction, f"query {query.qid}")
-            own = self.prompt.query_part(whole, query.instruction)
+            own = self.prompt.query(query.parts, query.instruction, f"query {query.qid}")
             rows.append((static, own, len(own.tokens)))
         return self._all(rows)
 

@@ -138,7 +138,7 @@ def cost(
         place = number * len(examples) // count
         original, example = examples[place], seen[place]
         query = original.query
-        prefix = prompt.prefix_length(query.parts, query.instruction, f"query {query.qid}")
+        prefix = prompt.query_length(query.parts, query.instruction, f"query {query.qid}")
         prefixes.append(prefix.tokens)
         for item, shown in zip(original.candidates, example.candidates, strict=True):
             try:

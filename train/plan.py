@@ -37,6 +37,7 @@ class PlanSettings:
     length_window: int  # batches among which lists are grouped by length; 1 = no grouping
     max_tokens: int
     buckets: int  # compiled programs at most
+    outer: int = 0  # with the document first: tokens before all documents; 0 = the query first
 
 
 class Chosen(NamedTuple):
@@ -178,27 +179,58 @@ def sample(index: Index, number: int, epoch: int, settings: PlanSettings, *, dra
 def need(index: Index, lists: list[list[list[Chosen]]], settings: PlanSettings) -> Bucket:
     """Sizes that hold every shard of a batch: exact, but for equal pictures under other ids."""
     shards = [shard for micro in lists for shard in micro]
-    prefix = tokens = images = patches = cells = patch_cells = 0
+    asked = found = images = patches = asked_cells = cells = patch_cells = 0
     for shard in shards:
         numbers = [chosen.number for chosen in shard]
         if not numbers:
             continue
         queries = index.query_sizes[numbers]
-        prefix = max(prefix, int(queries[:, 0].max()))
+        asked = max(asked, int(queries[:, 0].max()))
         unique = np.unique(np.concatenate([index.items[chosen.slots] for chosen in shard]))
         sizes = np.concatenate([queries, index.item_sizes[unique]])
         images = max(images, int(sizes[:, 1].sum()))
         patches = max(patches, int(sizes[:, 2].max()))
         patch_cells = max(patch_cells, int((sizes[:, 1] * sizes[:, 2]).sum()))
-        used = 0
+        used = repeated = 0
         for chosen in shard:
-            room = settings.max_tokens - int(index.query_sizes[chosen.number, 0])
-            lengths = np.minimum(index.item_sizes[index.items[chosen.slots], 0], room)
-            tokens = max(tokens, int(lengths.max(initial=0)))
+            own = int(index.query_sizes[chosen.number, 0])
+            lengths = index.item_sizes[index.items[chosen.slots], 0]
+            if not settings.outer:  # a candidate is cut to the room that its query leaves
+                lengths = np.minimum(lengths, settings.max_tokens - own)
+            found = max(found, int(lengths.max(initial=0)))
             used += int(lengths.sum())
-        cells = max(cells, used)
+            repeated += own * len(lengths)
+        cells, asked_cells = max(cells, used), max(asked_cells, repeated)
+    return _bucket(settings, asked, found, images, patches, asked_cells, cells, patch_cells)
+
+
+def _bucket(
+    settings: PlanSettings,
+    asked: int,
+    found: int,
+    images: int,
+    patches: int,
+    asked_cells: int,
+    found_cells: int,
+    patch_cells: int,
+) -> Bucket:
+    """The bucket for queries of `asked` and candidates of `found` tokens, together `asked_cells`
+    (a query for each of its candidates) and `found_cells`."""
     rows = settings.lists * settings.list_size
-    return Bucket(settings.lists, prefix, rows, tokens, images, patches, cells, patch_cells)
+    if not settings.outer:
+        return Bucket(settings.lists, asked, rows, found, images, patches, found_cells, patch_cells)
+    return Bucket(
+        prefixes=rows,
+        prefix_tokens=found,
+        rows=rows,
+        tokens=asked,
+        images=images,
+        patches=patches,
+        cells=asked_cells,
+        patch_cells=patch_cells,
+        outer=settings.outer,
+        prefix_cells=found_cells,
+    )
 
 
 def largest(index: Index, settings: PlanSettings) -> Bucket:
@@ -206,17 +238,12 @@ def largest(index: Index, settings: PlanSettings) -> Bucket:
     rows = settings.lists * settings.list_size
     queries, items = index.query_sizes.max(0), index.item_sizes.max(0)
     images = settings.lists * int(queries[1]) + min(rows, len(index.item_ids)) * int(items[1])
-    tokens = min(int(items[0]), settings.max_tokens - int(index.query_sizes[:, 0].min()))
+    tokens, asked = int(items[0]), int(queries[0])
+    if not settings.outer:
+        tokens = min(tokens, settings.max_tokens - int(index.query_sizes[:, 0].min()))
     patches = max(int(queries[2]), int(items[2]))
-    return Bucket(
-        settings.lists,
-        int(queries[0]),
-        rows,
-        tokens,
-        images,
-        patches,
-        rows * tokens,
-        images * patches,
+    return _bucket(
+        settings, asked, tokens, images, patches, rows * asked, rows * tokens, images * patches
     )
 
 
@@ -237,6 +264,7 @@ def choose_buckets(needs: Sequence[Bucket], top: Bucket | None, limit: int) -> t
         spare = replace(
             spare,
             cells=min(round(spare.cells * SPARE), top.cells),
+            prefix_cells=min(round(spare.prefix_cells * SPARE), top.prefix_cells),
             patch_cells=min(round(spare.patch_cells * SPARE), top.patch_cells),
         )
         uses.setdefault(_round(spare), 1)
@@ -284,6 +312,7 @@ def _round(bucket: Bucket) -> Bucket:
         images=_rung(bucket.images),
         patches=-(-bucket.patches // 16) * 16,
         cells=rung(bucket.cells, 64, 8),
+        prefix_cells=rung(bucket.prefix_cells, 64, 8),
         patch_cells=rung(bucket.patch_cells, 64, 8),
     )
 
@@ -299,7 +328,7 @@ def _cost(bucket: Bucket) -> int:
     """Tokens and patches that a program of this bucket computes; attention pays for its padding."""
     padded = bucket.rows * bucket.tokens + bucket.images * bucket.patches
     return (
-        bucket.prefixes * bucket.prefix_tokens
+        (bucket.prefix_cells or bucket.prefixes * bucket.prefix_tokens)
         + bucket.cells
         + bucket.patch_cells
         + padded // ATTENTION

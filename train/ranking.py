@@ -93,7 +93,7 @@ def make_evaluation(
         if wanted.every_steps:
             print(f"no evaluation: the dataset has no lists in split {wanted.split!r}")
         return None
-    training = plan_settings(config, mesh)
+    training = plan_settings(config, mesh, prompt)
     count = max(1, training.lists * training.list_size // wanted.list_size)
     settings = replace(
         training, micro_batches=1, lists=count, list_size=wanted.list_size, buckets=2

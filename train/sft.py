@@ -74,7 +74,7 @@ def train(config: TrainConfig, workdir: Path) -> Outcome:
     start = open_start(config.model, config.seed)
     prompt = make_prompt(config, start)
     dataset = open_data(config.data, prompt.spec)
-    settings = plan_settings(config, mesh)
+    settings = plan_settings(config, mesh, prompt)
     index = cached_index(dataset, config.data.train_split, prompt, workdir / "cache")
     plan = TrainPlan(index, settings)
     encoder = Encoder(dataset, index, prompt, start.config, settings.list_size)

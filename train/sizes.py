@@ -29,7 +29,7 @@ class Index:
 
     queries: np.ndarray  # (L,) str
     kinds: np.ndarray  # (L,) str: the type of the query
-    query_sizes: np.ndarray  # (L, 3) int32: prefix tokens, images, patches of the largest
+    query_sizes: np.ndarray  # (L, 3) int32: tokens, images, patches of the largest
     rel_min: np.ndarray  # (L,) int32
     starts: np.ndarray  # (L + 1,) int64
     items: np.ndarray  # (N,) int32: rows of item_ids
@@ -72,7 +72,7 @@ def build_index(dataset: Dataset, split: str, prompt: Prompt) -> Index:
         queries=np.array([query.qid for query in queries]),
         kinds=np.array([query.kind for query in queries]),
         query_sizes=_sizes(
-            prompt.prefix_length(query.parts, query.instruction, f"query {query.qid}")
+            prompt.query_length(query.parts, query.instruction, f"query {query.qid}")
             for query in queries
         ),
         rel_min=np.array([query.rel_min for query in queries], np.int32),

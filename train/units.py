@@ -253,7 +253,7 @@ class PairSampler:
 
     def _query(self, part: Part | Patches, instruction: str | None) -> Encoded:
         """The query's own tokens: what follows the static part of its prefix."""
-        return self.prompt.query_part(self.prompt.prefix([part], instruction), instruction)
+        return self.prompt.query([part], instruction)
 
     def _patches(self, image: ImagePart, rng: np.random.Generator) -> Patches:
         return to_patches(self._move(self.image(image), rng), self.prompt.spec)

@@ -37,13 +37,19 @@ class Images(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Candidates and the query prefixes that they share (length 0 = no prefix)."""
+    """Rows whose last token is scored, and the prefixes that they continue (length 0 = none).
+
+    With the query first the rows are candidates and each query is the prefix of its list. With the
+    document first the rows are queries, each after its own candidate.
+    """
 
     prefix: Rows  # (S, Q, Tq)
     rows: Rows  # (S, B, T); the label is read at lengths - 1
     prefix_index: Array  # (S, B) int32: which prefix a row continues
     images: Images
     take: Array  # (S, N) int32: places b * T + t of the tokens of `rows`; N = 0: padded
+    prefix_take: Array  # (S, N') int32: the same for `prefix`
+    outer: Rows  # (S, 1, To): what comes before all prefixes; To = 0: nothing
 
 
 class Targets(NamedTuple):
@@ -70,6 +76,7 @@ class Bucket:
     patch_cells: int = 0  # patches of all images together; 0 = with padding
     given: int = 0  # visual tokens whose features are known
     outer: int = 0  # tokens of a prefix before the prefixes
+    prefix_cells: int = 0  # tokens of all prefixes together; 0 = with padding
 
 
 def empty_rows(rows: int, tokens: int) -> Rows:

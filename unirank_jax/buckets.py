@@ -97,6 +97,7 @@ def round_up(need: Bucket) -> Bucket:
         patch_cells=rung(need.patch_cells, 64, 8),
         given=8 ** math.ceil(math.log(need.given, 8)) if need.given else 0,
         outer=rung(need.outer, 64, 1),
+        prefix_cells=rung(need.prefix_cells, 64, 8),
     )
 
 

@@ -8,9 +8,9 @@ share a batch up to the token budget; results keep the order of the input.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,44 +30,31 @@ from unirank_jax.model import (
 )
 from unirank_jax.packing import Slots, compact_needs, pack_prefixes, pack_rows, visual_rows
 from unirank_jax.prompt import Encoded
+from unirank_jax.shared import Kept, Shared, entries_of
+from unirank_jax.store import Stored
 from unirank_jax.text import Cache, Prefix
 from unirank_jax.vision import Features
 from unirank_jax.works import Work, groups
 
-# Programs by what they run (a prefix or candidates; with a tower or without new images).
-PROGRAMS = {
+# Programs by what they run (prefixes or rows; with a tower or without new images).
+QUERY_FIRST = {
     ("prefixes", True): 2,
     ("prefixes", False): 3,
-    ("candidates", True): 5,
-    ("candidates", False): 2,
+    ("rows", True): 5,
+    ("rows", False): 2,
 }
-MAX_PROGRAMS = sum(PROGRAMS.values())
+DOCUMENT_FIRST = {
+    ("prefixes", False): 1,  # the static prompt
+    ("documents", True): 4,
+    ("documents", False): 3,
+    ("rows", True): 2,
+    ("rows", False): 2,
+}
+MAX_PROGRAMS = max(sum(QUERY_FIRST.values()), sum(DOCUMENT_FIRST.values()))
 AHEAD = 4  # batches under way at most, so that memory stays flat
 ACCELERATOR_PRICE = 1e15  # multiply-adds that an accelerator computes during a compilation
 SOFTMAX = 16  # multiply-adds in whose time a score is masked, exponentiated and summed
 STATICS = 16  # static prompts that are kept
-
-
-class Shared(NamedTuple):
-    """A computed prefix, and the position that follows each of its sequences."""
-
-    cache: Cache
-    starts: list[int]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Sequences and tokens of each, padding included."""
-        _, count, length, _, _ = self.cache.stages[0][0].shape
-        return count, length
-
-    def padded(self, count: int, length: int) -> Cache:
-        """The cache with room for as many sequences of as many tokens."""
-        if self.size == (count, length):
-            return self.cache
-        more = (count - self.size[0], length - self.size[1])
-        pad = ((0, 0), (0, more[0]), (0, more[1]), (0, 0), (0, 0))
-        stages = tuple((jnp.pad(k, pad), jnp.pad(v, pad)) for k, v in self.cache.stages)
-        return Cache(stages, jnp.pad(self.cache.lengths, (0, more[0])))
 
 
 class Engine:
@@ -80,6 +67,7 @@ class Engine:
         compute: Compute,
         token_budget: int,
         cache_bytes: int,
+        document_first: bool = False,
     ) -> None:
         self.config, self.label_ids = model.config, label_ids
         self.compute, self.token_budget = compute, token_budget
@@ -91,10 +79,11 @@ class Engine:
         price = COMPILE_PRICE if jax.default_backend() == "cpu" else ACCELERATOR_PRICE
         self._buckets = {
             (kind, tower): Buckets(kind, most, self._cost, price)
-            for (kind, tower), most in PROGRAMS.items()
+            for (kind, tower), most in (DOCUMENT_FIRST if document_first else QUERY_FIRST).items()
         }
+        self._kind = "documents" if document_first else "prefixes"
         self._statics: OrderedDict[bytes, Shared] = OrderedDict()
-        self._last_queries: tuple[list[Encoded], Shared] | None = None
+        self._last: tuple[list[Encoded], Shared] | None = None  # the last batch's prefixes
         self._promises: list[Promise] = []  # features that the batch under work computes
 
     @property
@@ -108,7 +97,7 @@ class Engine:
         return [bucket for buckets in self._buckets.values() for bucket in buckets.chosen]
 
     def logits(self, works: Iterable[Sequence[Work]], count: int) -> np.ndarray:
-        """z_yes - z_no of every candidate at its place: (count,) float32, NaN where no work is.
+        """z_yes - z_no of every row at its place: (count,) float32, NaN where no work is.
 
         `works` comes in portions that are batched apart; while the device computes, the next ones
         are made. Dispatch runs a few batches ahead of the device.
@@ -133,66 +122,92 @@ class Engine:
         finally:  # also when a candidate is refused: nothing stays half kept
             while under_way:
                 fetch()
-            self._last_queries = None
+            self._last = None
         return result
 
     # ------------------------------------------------------------ compiled functions
 
     def _trace_prefix(
-        self, state: Any, outer: Cache | None, rows: Rows, images: Images, given: Features
+        self,
+        state: Any,
+        outer: Cache | None,
+        rows: Rows,
+        take: Any,
+        images: Images,
+        given: Features,
     ) -> tuple[Cache, Features | None]:
         """Keys and values of prefixes; the Python body runs once per program."""
         self.programs += 1
         model = nnx.merge(self._graph, state)
         computed = encode_images(model, images, self.compute)
-        prefixes = [] if outer is None else [Prefix(outer, None)]
-        cache = prefix_cache(model, rows, _joined(computed, given), self.compute, prefixes)
-        return cache, computed
+        before = [] if outer is None else [Prefix(outer, None)]
+        features = _joined(computed, given)
+        return prefix_cache(model, rows, features, self.compute, before, take), computed
 
     def _trace_score(
         self,
         state: Any,
         outer: Cache,
-        queries: Cache,
-        query_of: Any,
+        prefixes: Cache,
+        prefix_of: Any,
         rows: Rows,
         take: Any,
         images: Images,
         given: Features,
     ) -> tuple[jax.Array, Features | None]:
-        """Logits (B,) of candidates after their static prompt and query, and new features."""
+        """Logits (B,) of rows after their static prompt and prefix, and new features."""
         self.programs += 1
         model = nnx.merge(self._graph, state)
         computed = encode_images(model, images, self.compute)
         features = _joined(computed, given)
-        alone = queries.lengths.shape[0] == 1
-        prefixes = [Prefix(outer, None), Prefix(queries, None if alone else query_of)]
-        states = candidate_states(model, rows, take, features, prefixes, self.compute)
+        alone = prefixes.lengths.shape[0] == 1
+        before = [Prefix(outer, None), Prefix(prefixes, None if alone else prefix_of)]
+        states = candidate_states(model, rows, take, features, before, self.compute)
         return label_logits(model, states, self.label_ids), computed
 
     # ------------------------------------------------------------ one batch
 
+    def documents(
+        self, static: Encoded, items: Sequence[Encoded]
+    ) -> Iterator[tuple[int, np.ndarray, int]]:
+        """What to keep of candidates that come first: place, keys and values (2, L, T, K, H), and
+        the position that follows; alike in length together, not in order."""
+        outer = self._static(static)
+        order = sorted(range(len(items)), key=lambda i: (len(items[i]), i))
+        while order:
+            some: list[int] = []
+            size = 0
+            while order and (not some or size + len(items[order[0]]) <= self.token_budget):
+                some.append(order.pop(0))
+                size += len(items[some[-1]])
+            self._promises = []
+            shared = self._prefixes(outer, [items[i] for i in some], self._kind)
+            values = entries_of(shared.cache, [len(items[i]) for i in some])
+            yield from zip(some, values, shared.starts[: len(some)], strict=True)
+            for promise in self._promises:
+                self.features.settle(promise)
+
     def _score(self, group: list[Work]) -> jax.Array:
-        """Logits of a group's candidates, in order and padded, on the device."""
+        """Logits of a group's rows, in order and padded, on the device."""
         static = self._static(group[0].static)
-        queries = list({id(work.query): work.query for work in group}.values())
-        number = {id(query): at for at, query in enumerate(queries)}
-        prefixes = self._queries(static, queries)
-        candidates = [candidate for work in group for candidate in work.candidates]
-        query_of = [number[id(work.query)] for work in group for _ in work.candidates]
+        distinct = list({id(work.prefix): work.prefix for work in group}.values())
+        number = {id(prefix): at for at, prefix in enumerate(distinct)}
+        prefixes = self._shared(static, distinct)
+        sequences = [row for work in group for row in work.rows]
+        prefix_of = [number[id(work.prefix)] for work in group for _ in work.rows]
         count, length = prefixes.size
         need = replace(
-            compact_needs([], candidates, self.features.tokens),
+            compact_needs([], sequences, self.features.tokens),
             prefixes=count,
             prefix_tokens=length,
             outer=static.size[1],
         )
-        bucket = self._buckets["candidates", need.images > 0].choose(need)
-        slots, given = self._slots(candidates, bucket)
-        starts = [prefixes.starts[at] for at in query_of]
-        rows, take = pack_rows(self.config, candidates, starts, bucket, slots)
+        bucket = self._buckets["rows", need.images > 0].choose(need)
+        slots, given = self._slots(sequences, bucket)
+        starts = [prefixes.starts[at] for at in prefix_of]
+        rows, take = pack_rows(self.config, sequences, starts, bucket, slots)
         index = np.zeros(bucket.rows, np.int32)
-        index[: len(query_of)] = query_of
+        index[: len(prefix_of)] = prefix_of
         logits, computed = self._score_program(
             self._state,
             static.padded(1, bucket.outer),
@@ -210,38 +225,43 @@ class Engine:
         """The static part of the prompt, computed once."""
         key = static.tokens.tobytes()
         if key not in self._statics:
-            self._statics[key] = self._prefixes(None, [static])
+            self._statics[key] = self._prefixes(None, [static], "prefixes")
             if len(self._statics) > STATICS:
                 self._statics.popitem(last=False)
         self._statics.move_to_end(key)
         return self._statics[key]
 
-    def _queries(self, static: Shared, queries: list[Encoded]) -> Shared:
-        """The queries of a batch; those of the batch before are not computed again."""
-        last = self._last_queries
-        if last is not None and [id(q) for q in last[0]] == [id(q) for q in queries]:
-            return last[1]
-        shared = self._prefixes(static, queries)
-        self._last_queries = (queries, shared)
+    def _shared(self, static: Shared, prefixes: list[Any]) -> Shared | Kept:
+        """The prefixes of a batch; those of the batch before are not computed again."""
+        if isinstance(prefixes[0], Stored):
+            return Kept(prefixes, [depth for depth in self.config.text_stage_depths if depth])
+        if self._last is not None and list(map(id, self._last[0])) == list(map(id, prefixes)):
+            return self._last[1]
+        shared = self._prefixes(static, prefixes, self._kind)
+        self._last = (prefixes, shared)
         return shared
 
-    def _prefixes(self, outer: Shared | None, sequences: list[Encoded]) -> Shared:
+    def _prefixes(self, outer: Shared | None, sequences: list[Encoded], kind: str) -> Shared:
         need = compact_needs(sequences, [], self.features.tokens)
+        if kind == "prefixes":  # few: padding costs less than more programs
+            need = replace(need, prefix_cells=0)
         if outer is not None:
             need = replace(need, outer=outer.size[1])
-        bucket = self._buckets["prefixes", need.images > 0].choose(need)
+        bucket = self._buckets[kind, need.images > 0].choose(need)
         slots, given = self._slots(sequences, bucket)
         start = 0 if outer is None else outer.starts[0]
-        rows, starts = pack_prefixes(self.config, sequences, bucket, slots, start)
+        starts = [start] * len(sequences)
+        rows, take, following = pack_prefixes(self.config, sequences, starts, bucket, slots)
         cache, computed = self._prefix_program(
             self._state,
             None if outer is None else outer.padded(1, bucket.outer),
             _shard(rows),
+            take[0],
             _shard(slots.arrays),
             given,
         )
         self._remember(slots, computed)
-        return Shared(cache, starts)
+        return Shared(cache, following)
 
     def _slots(self, sequences: Sequence[Encoded], bucket: Bucket) -> tuple[Slots, Features]:
         """Image slots of a batch, and the features of its pictures that are at hand."""
@@ -263,6 +283,11 @@ class Engine:
         places = {d: (first, int(n)) for (d, first), n in zip(new, counts, strict=True)}
         self._promises.append(self.features.promise(computed, places))
 
+    def decoder_cost(self, tokens: int) -> float:
+        """Multiply-adds of the decoder for one document of so many tokens."""
+        outer = max((shared.size[1] for shared in self._statics.values()), default=0)
+        return self._cost(Bucket(1, tokens, 0, 0, 0, 0, outer=outer))
+
     def _cost(self, bucket: Bucket) -> float:
         """Multiply-adds of a bucket, roughly: token rows, attention, patches."""
         text, vision = self.config.text, self.config.vision
@@ -271,8 +296,9 @@ class Engine:
             tokens, before = bucket.cells, bucket.outer + bucket.prefix_tokens
             span = bucket.rows * bucket.tokens * (before + bucket.tokens)
         else:
-            tokens = bucket.prefixes * bucket.prefix_tokens
-            span = tokens * (bucket.outer + bucket.prefix_tokens)
+            padded = bucket.prefixes * bucket.prefix_tokens
+            tokens = bucket.prefix_cells or padded
+            span = padded * (bucket.outer + bucket.prefix_tokens)
         attention = span * text.heads * 2 * (text.head_dim + SOFTMAX)
         decoder = text.depth * (tokens * layer + attention)
         block = vision.width * (4 * vision.width + 2 * vision.mlp_width)

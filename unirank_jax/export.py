@@ -164,8 +164,25 @@ LOOPS
 {%- endfor -%}
 {%- endmacro -%}
 {%- set given = side("system") -%}
+ORDER"""
+
+_QUERY_FIRST = """\
 {{- BEFORE -}}{{- given or INSTRUCTION -}}{{- QUERY -}}
 {{- side("query") -}}{{- DOCUMENT -}}{{- side("document") -}}{{- AFTER -}}"""
+
+# Processors match pictures to their places in the order of the messages.
+_DOCUMENT_FIRST = """\
+{%- set seen = namespace(asked=false) -%}
+{%- for message in messages if message.content is not string -%}
+{%- if message.content | selectattr("type", "equalto", "image") | list -%}
+{%- if message.role == "query" -%}{%- set seen.asked = true -%}{%- endif -%}
+{%- if message.role == "document" and seen.asked -%}
+{{- raise_exception("with images on both sides the document's message goes before the query's") -}}
+{%- endif -%}
+{%- endif -%}
+{%- endfor -%}
+{{- DOCUMENT -}}{{- side("document") -}}{{- BEFORE -}}{{- given or INSTRUCTION -}}
+{{- QUERY -}}{{- side("query") -}}{{- AFTER -}}"""
 
 _IN_ORDER = """\
 {%- for item in message.content -%}{{- part(item) -}}{%- endfor -%}"""
@@ -185,21 +202,26 @@ def chat_template(tokenizer: Tokenizer, manifest: Manifest) -> str:
     prompt = Prompt(tokenizer, manifest.prompt_id, spec, 4096, 64, manifest.label_tokens)
     mark = "0a1b"
     static = tokenizer.decode(prompt.static(mark).tokens)
-    prefix = tokenizer.decode(prompt.prefix([TextPart(mark)], mark).tokens)
-    candidate = tokenizer.decode(prompt.candidate([TextPart(mark)], "", 0).tokens)
-    before, _ = static.split(mark)
-    _, query, document = prefix.split(mark)
-    colon, after = candidate.split(mark)
+    asked = tokenizer.decode(prompt.query([TextPart(mark)], mark).tokens)
+    colon, after = tokenizer.decode(prompt.candidate([TextPart(mark)], "", 0).tokens).split(mark)
+    if prompt.document_first:
+        document = static + colon
+        before, query, end = (after + asked).split(mark)
+        after = end
+    else:
+        before, query, document = (static + asked).split(mark)
+        document += colon
     pieces = {
         "IMAGE": "<|vision_start|><|image_pad|><|vision_end|>",
         "BEFORE": before,
         "INSTRUCTION": manifest.instruction,
         "QUERY": query,
-        "DOCUMENT": document + colon,
+        "DOCUMENT": document,
         "AFTER": after,
     }
     in_order = manifest.prompt_id != "qwen3vl-reranker-1"
     text = _TEMPLATE.replace("LOOPS", _IN_ORDER if in_order else _IMAGES_FIRST)
+    text = text.replace("ORDER", _DOCUMENT_FIRST if prompt.document_first else _QUERY_FIRST)
     for name, piece in pieces.items():
         text = text.replace("{{- " + name, "{{- " + json.dumps(piece))
         text = text.replace("or " + name, "or " + json.dumps(piece))

@@ -51,8 +51,10 @@ def label_states(model: Model, shard: Batch, compute: Compute) -> Array:
     """Final-norm hidden state at the last token of every row of one shard: (B, D)."""
     features = encode_images(model, shard.images, compute)
     prefixes = []
+    if shard.outer.tokens.shape[-1]:
+        prefixes.append(Prefix(prefix_cache(model, shard.outer, None, compute), None))
     if shard.prefix.tokens.shape[-1]:
-        cache = prefix_cache(model, shard.prefix, features, compute)
+        cache = prefix_cache(model, shard.prefix, features, compute, prefixes, shard.prefix_take)
         prefixes.append(Prefix(cache, shard.prefix_index))
     return candidate_states(model, shard.rows, shard.take, features, prefixes, compute)
 
@@ -63,9 +65,10 @@ def prefix_cache(
     features: Features | None,
     compute: Compute,
     prefixes: Sequence[Prefix] = (),
+    take: Array | None = None,
 ) -> Cache:
-    """Keys and values of sequences that others will continue."""
-    _, cache = model.text(rows, features, compute, prefixes, collect=True, read="none")
+    """Keys and values of sequences that others will continue; `take` as in `Batch`."""
+    _, cache = model.text(rows, features, compute, prefixes, take, collect=True, read="none")
     assert cache is not None
     return cache
 

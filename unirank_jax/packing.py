@@ -185,68 +185,99 @@ def fill(
 def pack(
     config: ModelConfig,
     prefixes: Sequence[EncodedLike],
-    candidates: Sequence[EncodedLike],
+    rows: Sequence[EncodedLike],
     prefix_index: Sequence[int],
     bucket: Bucket,
+    outer: EncodedLike | None = None,
 ) -> Batch:
-    """One shard (S = 1) of a batch. `prefix_index[b]` names the prefix that candidate b continues.
+    """One shard (S = 1) of a batch. `prefix_index[b]` names the prefix that row b continues.
+
+    outer: what comes before all prefixes.
 
     Raises:
         ValueError: something does not fit the bucket.
     """
     slots = Slots(config, bucket)
-    prefix, starts = pack_prefixes(config, prefixes, bucket, slots, 0)
-    first = [starts[at] for at in prefix_index]
-    rows, take = pack_rows(config, candidates, first, bucket, slots)
+    before = empty_rows(1, bucket.outer)
+    start = 0 if outer is None else fill(before, 0, outer, config, slots, 0)
+    starts = [start] * len(prefixes)
+    packed, prefix_take, following = pack_prefixes(config, prefixes, starts, bucket, slots)
+    first = [following[at] for at in prefix_index]
+    packed_rows, take = pack_rows(config, rows, first, bucket, slots)
     index = np.zeros((1, bucket.rows), np.int32)
-    index[0, : len(candidates)] = prefix_index
-    return Batch(prefix, rows, index, slots.arrays, take)
+    index[0, : len(rows)] = prefix_index
+    return Batch(packed, packed_rows, index, slots.arrays, take, prefix_take, before)
 
 
 def pack_prefixes(
-    config: ModelConfig, prefixes: Sequence[EncodedLike], bucket: Bucket, slots: Slots, start: int
-) -> tuple[Rows, list[int]]:
-    """Prefixes whose first position is `start`, and the position that follows each.
+    config: ModelConfig,
+    prefixes: Sequence[EncodedLike],
+    starts: Sequence[int],
+    bucket: Bucket,
+    slots: Slots,
+) -> tuple[Rows, np.ndarray, list[int]]:
+    """Prefixes from their first positions on, `Batch.prefix_take`, and the position after each.
 
     Raises:
         ValueError: something does not fit the bucket.
     """
-    if len(prefixes) > bucket.prefixes:
-        raise ValueError(f"{len(prefixes)} prefixes do not fit {bucket}")
-    rows = empty_rows(bucket.prefixes, bucket.prefix_tokens)
-    return rows, [fill(rows, at, one, config, slots, start) for at, one in enumerate(prefixes)]
+    return _laid_out(
+        config,
+        prefixes,
+        starts,
+        (bucket.prefixes, bucket.prefix_tokens, bucket.prefix_cells),
+        slots,
+    )
 
 
 def pack_rows(
     config: ModelConfig,
-    candidates: Sequence[EncodedLike],
+    rows: Sequence[EncodedLike],
     starts: Sequence[int],
     bucket: Bucket,
     slots: Slots,
 ) -> tuple[Rows, np.ndarray]:
-    """Candidates from their first positions on, and `Batch.take`.
+    """Rows from their first positions on, and `Batch.take`.
 
     Raises:
         ValueError: something does not fit the bucket.
     """
-    lengths = [len(candidate.tokens) for candidate in candidates]
-    if len(candidates) > bucket.rows or (bucket.cells and sum(lengths) > bucket.cells):
-        raise ValueError(f"{len(candidates)} candidates of {sum(lengths)} tokens overfill {bucket}")
-    rows = empty_rows(bucket.rows, bucket.tokens)
-    take = np.zeros((1, bucket.cells), np.int32)
+    sizes = (bucket.rows, bucket.tokens, bucket.cells)
+    packed, take, _ = _laid_out(config, rows, starts, sizes, slots)
+    return packed, take
+
+
+def _laid_out(
+    config: ModelConfig,
+    sequences: Sequence[EncodedLike],
+    starts: Sequence[int],
+    sizes: tuple[int, int, int],
+    slots: Slots,
+) -> tuple[Rows, np.ndarray, list[int]]:
+    """Sequences as (1, rows, tokens) of `sizes` (rows, tokens, cells), the places of their tokens
+    where cells are counted, and the position after each."""
+    count, width, cells = sizes
+    lengths = [len(sequence.tokens) for sequence in sequences]
+    if len(sequences) > count or (cells and sum(lengths) > cells):
+        raise ValueError(
+            f"{len(sequences)} sequences of {sum(lengths)} tokens overfill {slots.bucket}"
+        )
+    rows = empty_rows(count, width)
+    take = np.zeros((1, cells), np.int32)
+    following = []
     filled = 0
-    for at, (candidate, start) in enumerate(zip(candidates, starts, strict=True)):
-        fill(rows, at, candidate, config, slots, start)
-        if bucket.cells:
-            places = at * bucket.tokens + np.arange(lengths[at])
-            take[0, filled : filled + lengths[at]] = places
+    for at, (sequence, start) in enumerate(zip(sequences, starts, strict=True)):
+        following.append(fill(rows, at, sequence, config, slots, start))
+        if cells:
+            take[0, filled : filled + lengths[at]] = at * width + np.arange(lengths[at])
             filled += lengths[at]
-    return rows, take
+    return rows, take, following
 
 
 def needs(prefixes: Sequence[EncodedLike], candidates: Sequence[EncodedLike]) -> Bucket:
     """The smallest padded bucket that holds these sequences (equal pictures counted once)."""
-    return replace(compact_needs(prefixes, candidates, lambda digest: 0), cells=0, patch_cells=0)
+    need = compact_needs(prefixes, candidates, lambda digest: 0)
+    return replace(need, cells=0, patch_cells=0, prefix_cells=0)
 
 
 def compact_needs(
@@ -271,4 +302,5 @@ def compact_needs(
         cells=sum(lengths),
         patch_cells=sum(len(image.pixels) for image in new),
         given=sum(map(known, images)),
+        prefix_cells=sum(len(item.tokens) for item in prefixes),
     )

@@ -1,20 +1,32 @@
-"""Prompts as token ids, built from fixed pieces: the query's prefix and the candidate's rest.
+"""Prompts as token ids, built from fixed pieces: what all pairs share, the query, the candidate.
 
-`prefix.tokens + candidate.tokens` is byte-exact the published Qwen3-VL-Reranker prompt. The cut is
-after `<Document`, where tokenising apart gives the ids of the whole text. No template engine.
+With the query first, `static + query + candidate` is byte-exact the published Qwen3-VL-Reranker
+prompt. With the document first it is `static + candidate + query`, for models trained on it: what
+was computed for a candidate then serves every query. The cuts are after `<Query`, `<Document` and
+`<Instruct`, where tokenising apart gives the ids of the whole text. No template engine.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
-from unirank_jax.content import ContentError, ImagePart, TextPart, content_error
-from unirank_jax.images import ImageSpec, Patches, decode, image_size, smart_resize, to_patches
+from unirank_jax.compose import (
+    Composer,
+    Encoded,
+    InputPart,
+    Length,
+    Piece,
+    SizedImage,
+    image_tokens,
+)
+from unirank_jax.content import content_error
+from unirank_jax.images import ImageSpec
 from unirank_jax.tokenizer import Tokenizer
 
 __all__ = [
     "DEFAULT_INSTRUCTION",
+    "DOCUMENT_FIRST",
     "PROMPT_IDS",
     "Encoded",
     "Length",
@@ -23,7 +35,8 @@ __all__ = [
     "Tokenizer",
 ]
 
-PROMPT_IDS = ("qwen3vl-reranker-1", "unirank-native-1")
+DOCUMENT_FIRST = "unirank-document-first-1"
+PROMPT_IDS = ("qwen3vl-reranker-1", "unirank-native-1", DOCUMENT_FIRST)
 DEFAULT_INSTRUCTION = "Given a search query, retrieve relevant candidates that answer the query."
 
 _SYSTEM = (
@@ -34,57 +47,17 @@ _INSTRUCTION_LEAD = "user\n<Instruct>: "
 _QUERY_LEAD = ">:"
 _QUERY_TAIL = "\n<Document"
 _CANDIDATE_LEAD = ">:"
-
-
-@dataclass(frozen=True)
-class SizedImage:
-    """Stands for an image of this size in pixels, upright, where only lengths are asked for."""
-
-    height: int
-    width: int
-    place: str = ".image"
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """One side of a prompt. `tokens`: int32 (n,); `images`: in the order of their image tokens.
-
-    `truncated` tells that text was cut off; `where` is the place, for messages.
-    """
-
-    tokens: np.ndarray
-    images: tuple[Patches, ...]
-    truncated: bool
-    where: str
-
-
-@dataclass(frozen=True)
-class Length:
-    """Size of the `Encoded` that the same call would give: tokens, and patches of each image."""
-
-    tokens: int
-    patches: tuple[int, ...]
-    truncated: bool
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """An image inside a prompt: its grid in patches, its visual tokens, its pixels if decoded."""
-
-    grid: tuple[int, int]
-    tokens: int
-    patches: Patches | None
-
-
-InputPart = TextPart | ImagePart | Patches | SizedImage
-_Item = str | _Slot
+_DOCUMENT_LEAD = "user\n<Document"  # the document first
+_DOCUMENT_TAIL = "\n<Instruct"
 
 
 class Prompt:
     """Builds prompts of one version for one tokenizer and one image specification.
 
-    `max_tokens` bounds prefix and candidate together; `max_query_tokens` bounds the tokens of the
-    query's text. Only text of queries and candidates is ever cut, later text first.
+    `max_tokens` bounds the whole prompt; `max_query_tokens` bounds the tokens of the query's text,
+    and with the document first also those of its images: a candidate is encoded before any query is
+    known, so the room that it has must not depend on one. Only text of queries and candidates is
+    ever cut, later text first.
 
     Raises `ValueError` for an unknown `prompt_id`, a label word that is not one token, a special
     token that the tokenizer lacks, and bounds that leave no room for a candidate.
@@ -110,15 +83,19 @@ class Prompt:
         if yes == no:
             raise ValueError(f"label_tokens {label_tokens} are the same token; choose two")
         start, end = tokenizer.special("<|im_start|>"), tokenizer.special("<|im_end|>")
-        self.image_token_id = tokenizer.special("<|image_pad|>")
-        self._vision_start = tokenizer.special("<|vision_start|>")
-        self._vision_end = tokenizer.special("<|vision_end|>")
+        self._compose = Composer(tokenizer, spec, prompt_id == "qwen3vl-reranker-1")
+        self.image_token_id = self._compose.image_token_id
         newline = tokenizer.encode("\n")
         self._head = [start, *tokenizer.encode(_SYSTEM), end, *newline, start]
         self._suffix = [end, *newline, start, *tokenizer.encode("assistant\n")]
-        self._query_frame = sum(len(tokenizer.encode(text)) for text in (_QUERY_LEAD, _QUERY_TAIL))
-        self._instruction_ids: dict[str, list[int]] = {}
-        fixed = len(self._static(instruction, "instruction")) + self._query_frame
+        self._static_ids: dict[str, list[int]] = {}
+        self.document_first = prompt_id == DOCUMENT_FIRST
+        fixed = len(self._static(instruction, "instruction"))
+        if self.document_first:
+            fixed += len(tokenizer.encode(_question(instruction))) + len(self._suffix)
+        else:
+            fixed += self._query_frame
+        self._fixed = fixed
         room = max_tokens - fixed - max_query_tokens - self._least_candidate
         if max_query_tokens < 1 or room < 0:
             raise ValueError(
@@ -129,86 +106,110 @@ class Prompt:
 
     # ------------------------------------------------------------ encoding
 
-    def prefix(
-        self, query: Sequence[InputPart], instruction: str | None = None, where: str = "query"
+    def query(
+        self, parts: Sequence[InputPart], instruction: str | None = None, where: str = "query"
     ) -> Encoded:
-        """Everything up to and with `<Document`, for a query's parts.
+        """The query's side of the prompt, between the static part and the candidate or after both.
 
         `Patches` may stand for an image that is decoded already. Raises `ContentError`: an image
         cannot be decoded, or images and instruction leave no room for a candidate.
         """
-        items = self._items(query, where, decode_images=True)
-        return self._encoded(*self._prefix(items, instruction, where), where)
+        items = self._compose.items(parts, where, decode_images=True)
+        return self._compose.encoded(*self._query(items, self._chosen(instruction), where), where)
+
+    def prefix(
+        self, parts: Sequence[InputPart], instruction: str | None = None, where: str = "query"
+    ) -> Encoded:
+        """Everything before a candidate, up to and with `<Document`; for the query first only."""
+        assert not self.document_first, "with the document first a query has no prefix"
+        own = self.query(parts, instruction, where)
+        tokens = np.concatenate([self.static(instruction).tokens, own.tokens])
+        return Encoded(tokens, own.images, own.truncated, where)
 
     def candidate(self, parts: Sequence[InputPart], where: str, prefix_length: int) -> Encoded:
-        """The rest of the prompt, from `>:` on, for a candidate's parts.
+        """The candidate's side of the prompt, from `>:` on.
 
         `prefix_length` is the number of tokens of the prefix that it will follow: text is cut
-        where both together would exceed `max_tokens`. Raises `ContentError`: an image cannot be
-        decoded, or the images alone do not fit.
+        where both together would exceed `max_tokens`. With the document first it does not count.
+        Raises `ContentError`: an image cannot be decoded, or the images alone do not fit.
         """
-        items = self._items(parts, where, decode_images=True)
-        return self._encoded(*self._candidate(items, where, prefix_length), where)
+        items = self._compose.items(parts, where, decode_images=True)
+        return self._compose.encoded(*self._candidate(items, where, prefix_length), where)
 
-    def prefix_length(
-        self, query: Sequence[InputPart], instruction: str | None = None, where: str = "query"
+    def query_length(
+        self, parts: Sequence[InputPart], instruction: str | None = None, where: str = "query"
     ) -> Length:
-        """Exactly the sizes of `prefix`, from image headers or `SizedImage`; nothing is decoded."""
-        items = self._items(query, where, decode_images=False)
-        return self._length(*self._prefix(items, instruction, where))
+        """The sizes of `prefix`, or of `query` with the document first, from image headers or
+        `SizedImage`; nothing is decoded."""
+        items = self._compose.items(parts, where, decode_images=False)
+        chosen = self._chosen(instruction)
+        ids, kept, truncated = self._query(items, chosen, where)
+        static = [] if self.document_first else self._static(chosen, where)
+        return self._compose.length(static + ids, kept, truncated)
 
     def candidate_length(
         self, parts: Sequence[InputPart], where: str, prefix_length: int
     ) -> Length:
-        """Exactly the sizes of `candidate`, as `prefix_length` does for `prefix`."""
-        items = self._items(parts, where, decode_images=False)
-        return self._length(*self._candidate(items, where, prefix_length))
+        """Exactly the sizes of `candidate`; nothing is decoded."""
+        items = self._compose.items(parts, where, decode_images=False)
+        return self._compose.length(*self._candidate(items, where, prefix_length))
 
     # ------------------------------------------------------------ pieces
 
     def static(self, instruction: str | None = None) -> Encoded:
-        """The part of a prefix before the query, up to and with `<Query`."""
-        chosen = self.instruction if instruction is None else instruction
-        return self._encoded(self._static(chosen, "instruction"), [], False, "instruction")
-
-    def query_part(self, prefix: Encoded, instruction: str | None = None) -> Encoded:
-        """What follows the static part in a `prefix` that was made with this instruction."""
-        chosen = self.instruction if instruction is None else instruction
-        tokens = prefix.tokens[len(self._static(chosen, "instruction")) :]
-        return Encoded(tokens, prefix.images, prefix.truncated, prefix.where)
+        """What all pairs share: up to and with `<Query`, or with the document first `<Document`,
+        which no instruction changes."""
+        ids = self._static(self._chosen(instruction), "instruction")
+        return self._compose.encoded(ids, [], False, "instruction")
 
     @property
     def suffix_length(self) -> int:
-        """Tokens of a candidate after its content."""
+        """Tokens after the content of what comes last."""
         return len(self._suffix)
+
+    @cached_property
+    def _query_frame(self) -> int:
+        """Tokens around the content of a query that comes first."""
+        return sum(len(self.tokenizer.encode(text)) for text in (_QUERY_LEAD, _QUERY_TAIL))
 
     @property
     def _least_candidate(self) -> int:
-        """Tokens of the shortest candidate: lead, one token of text, suffix."""
-        return len(self.tokenizer.encode(_CANDIDATE_LEAD)) + 1 + len(self._suffix)
+        """Tokens of the shortest candidate: lead, one token of text, what follows it."""
+        after = self.tokenizer.encode(_DOCUMENT_TAIL) if self.document_first else self._suffix
+        return len(self.tokenizer.encode(_CANDIDATE_LEAD)) + 1 + len(after)
+
+    def _chosen(self, instruction: str | None) -> str:
+        return self.instruction if instruction is None else instruction
 
     def _static(self, instruction: str, where: str) -> list[int]:
-        """Ids up to and with `<Query`; the last instructions are remembered."""
-        ids = self._instruction_ids.get(instruction)
+        """Ids of the static part; the last instructions are remembered."""
+        key = "" if self.document_first else instruction
+        ids = self._static_ids.get(key)
         if ids is None:
-            try:
-                text = self.tokenizer.encode(_INSTRUCTION_LEAD + instruction + "<Query")
-            except (TypeError, UnicodeEncodeError) as error:
-                raise content_error(
-                    where, "the instruction is not valid text", "give a str of valid Unicode"
-                ) from error
-            if len(self._instruction_ids) >= 256:
-                self._instruction_ids.clear()
-            ids = self._instruction_ids[instruction] = self._head + text
+            lead = _INSTRUCTION_LEAD + instruction + "<Query"
+            text = self._spoken(_DOCUMENT_LEAD if self.document_first else lead, where)
+            if len(self._static_ids) >= 256:
+                self._static_ids.clear()
+            ids = self._static_ids[key] = self._head + text
         return ids
 
-    def _prefix(
-        self, items: list[_Item], instruction: str | None, where: str
-    ) -> tuple[list[int], list[_Item], bool]:
-        chosen = self.instruction if instruction is None else instruction
-        static = self._static(chosen, f"{where}.instruction")
-        limit = self.max_query_tokens + self._query_frame + _image_tokens(items)
-        ids, kept, truncated = self._fit(_QUERY_LEAD, items, _QUERY_TAIL, limit)
+    def _spoken(self, text: str, where: str) -> list[int]:
+        """Ids of a text with an instruction in it."""
+        try:
+            return self.tokenizer.encode(text)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise content_error(
+                where, "the instruction is not valid text", "give a str of valid Unicode"
+            ) from error
+
+    def _query(
+        self, items: list[Piece], instruction: str, where: str
+    ) -> tuple[list[int], list[Piece], bool]:
+        if self.document_first:
+            return self._last_query(items, instruction, where)
+        static = self._static(instruction, f"{where}.instruction")
+        limit = self.max_query_tokens + self._query_frame + image_tokens(items)
+        ids, kept, truncated = self._compose.fit(_QUERY_LEAD, items, _QUERY_TAIL, limit)
         if not kept:
             raise content_error(
                 where,
@@ -219,107 +220,49 @@ class Prompt:
             raise content_error(
                 where,
                 f"the query's prompt takes {len(static) + len(ids)} of {self.max_tokens} tokens "
-                f"({_image_tokens(items)} for images, {len(static)} up to the instruction's end) "
+                f"({image_tokens(items)} for images, {len(static)} up to the instruction's end) "
                 "and leaves no room for a candidate",
                 "use fewer or smaller images, shorten the instruction or raise max_tokens",
             )
-        return static + ids, kept, truncated
+        return ids, kept, truncated
 
-    def _candidate(
-        self, items: list[_Item], where: str, prefix_length: int
-    ) -> tuple[list[int], list[_Item], bool]:
-        limit = self.max_tokens - prefix_length - len(self._suffix)
-        ids, kept, truncated = self._fit(_CANDIDATE_LEAD, items, "", limit)
+    def _last_query(
+        self, items: list[Piece], instruction: str, where: str
+    ) -> tuple[list[int], list[Piece], bool]:
+        """The query after the document, with the instruction before it and the suffix behind."""
+        lead = _question(instruction)
+        frame = len(self._spoken(lead, f"{where}.instruction"))
+        limit = self.max_query_tokens + len(self.tokenizer.encode(_question(self.instruction)))
+        ids, kept, truncated = self._compose.fit(lead, items, "", limit)
         if not kept or len(ids) > limit:
             raise content_error(
                 where,
-                f"after the query's {prefix_length} tokens it does not fit {self.max_tokens} "
-                f"tokens, even with its text cut ({_image_tokens(items)} tokens are for images)",
-                "use fewer or smaller images, a shorter query or a larger max_tokens",
+                f"with its text cut it still takes {len(ids)} of the {limit} tokens that a query "
+                f"has ({image_tokens(items)} for images, {frame} for the instruction)",
+                "use fewer or smaller images, shorten the instruction or raise max_query_tokens",
             )
         return ids + self._suffix, kept, truncated
 
-    def _items(self, parts: Sequence[InputPart], where: str, decode_images: bool) -> list[_Item]:
-        """Texts and images in the order of this prompt version."""
-        items: list[_Item] = [
-            part.text if isinstance(part, TextPart) else self._slot(part, where, decode_images)
-            for part in parts
-        ]
-        if self.prompt_id == "qwen3vl-reranker-1":
-            items.sort(key=lambda item: isinstance(item, str))
-        return items
-
-    def _slot(
-        self, part: ImagePart | Patches | SizedImage, where: str, decode_images: bool
-    ) -> _Slot:
-        patch = self.spec.patch_size
-        if isinstance(part, Patches):
-            return _Slot(part.grid, part.grid[0] * part.grid[1] // self.spec.merge_size**2, part)
-        place = where + part.place
-        try:
-            if isinstance(part, SizedImage):
-                height, width = smart_resize(part.height, part.width, self.spec)
-            elif decode_images:
-                return self._slot(to_patches(decode(part.source, place), self.spec), where, True)
-            else:
-                height, width = smart_resize(*image_size(part.source, place), self.spec)
-        except ContentError:
-            raise
-        except ValueError as error:
-            raise content_error(place, str(error), "crop the image or pad it") from error
-        grid = (height // patch, width // patch)
-        return _Slot(grid, grid[0] * grid[1] // self.spec.merge_size**2, None)
-
-    def _ids(self, lead: str, items: Iterable[_Item], tail: str) -> list[int]:
-        """Ids of lead, items, tail; neighbouring texts are one text."""
-        ids: list[int] = []
-        text = lead
-        for item in items:
-            if isinstance(item, str):
-                text += item
-                continue
-            ids += self.tokenizer.encode(text)
-            ids += [self._vision_start, *[self.image_token_id] * item.tokens, self._vision_end]
-            text = ""
-        return ids + self.tokenizer.encode(text + tail)
-
-    def _fit(
-        self, lead: str, items: list[_Item], tail: str, limit: int
-    ) -> tuple[list[int], list[_Item], bool]:
-        """Ids, at most `limit` if cutting text can do it; what is left of the items; any cut?
-
-        Later text is cut first, at the characters where tokens end; then the rest is encoded anew,
-        because a token at a cut may encode differently, until it fits.
-        """
-        kept = list(items)
-        ids = self._ids(lead, kept, tail)
-        for at in reversed(range(len(kept))):
-            text = kept[at]
-            while isinstance(text, str) and text and len(ids) > limit:
-                excess = len(ids) - limit
-                offsets = self.tokenizer.offsets(text)
-                start = offsets[-excess][0] if excess < len(offsets) else 0
-                kept[at] = text = text[: min(start, len(text) - 1)]
-                ids = self._ids(lead, kept, tail)
-        return ids, [item for item in kept if item != ""], kept != items
-
-    # ------------------------------------------------------------ results
-
-    def _encoded(self, ids: list[int], items: list[_Item], truncated: bool, where: str) -> Encoded:
-        images = tuple(
-            item.patches for item in items if isinstance(item, _Slot) and item.patches is not None
-        )
-        tokens = np.array(ids, np.int32)
-        assert np.count_nonzero(tokens == self.image_token_id) == sum(
-            len(image.pixels) // self.spec.merge_size**2 for image in images
-        )
-        return Encoded(tokens, images, truncated, where)
-
-    def _length(self, ids: list[int], items: list[_Item], truncated: bool) -> Length:
-        slots = [item for item in items if isinstance(item, _Slot)]
-        return Length(len(ids), tuple(slot.grid[0] * slot.grid[1] for slot in slots), truncated)
+    def _candidate(
+        self, items: list[Piece], where: str, prefix_length: int
+    ) -> tuple[list[int], list[Piece], bool]:
+        if self.document_first:
+            tail, after, before = _DOCUMENT_TAIL, [], self._fixed + self.max_query_tokens
+        else:
+            tail, after, before = "", self._suffix, prefix_length + len(self._suffix)
+        limit = self.max_tokens - before
+        ids, kept, truncated = self._compose.fit(_CANDIDATE_LEAD, items, tail, limit)
+        if not kept or len(ids) > limit:
+            raise content_error(
+                where,
+                f"beside the {before} tokens of the query and the prompt it does not fit "
+                f"{self.max_tokens} tokens, even with its text cut ({image_tokens(items)} tokens "
+                "are for images)",
+                "use fewer or smaller images, a shorter query or a larger max_tokens",
+            )
+        return ids + after, kept, truncated
 
 
-def _image_tokens(items: Iterable[_Item]) -> int:
-    """Tokens of all images, with the two that enclose each."""
-    return sum(item.tokens + 2 for item in items if isinstance(item, _Slot))
+def _question(instruction: str) -> str:
+    """What stands between a document that comes first and the query."""
+    return f">: {instruction}\n<Query>:"

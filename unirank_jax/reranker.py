@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import jax
 import numpy as np
@@ -21,12 +22,14 @@ from unirank_jax import hub
 from unirank_jax.engine import Engine
 from unirank_jax.export import save_pretrained
 from unirank_jax.images import ImageSpec
+from unirank_jax.indexing import build, shape_of
 from unirank_jax.intake import OnError, Outcome, portions
 from unirank_jax.layers import Compute
 from unirank_jax.manifest import Manifest
 from unirank_jax.model import Model
 from unirank_jax.model_card import Card, render
-from unirank_jax.prompt import Prompt
+from unirank_jax.prompt import DOCUMENT_FIRST, Prompt
+from unirank_jax.store import Store, StoreError
 from unirank_jax.tokenizer import Tokenizer
 from unirank_jax.weights import load_model
 
@@ -88,7 +91,9 @@ class Reranker:
         budget = scoring.token_budget
         if budget is None:
             budget = 2048 if jax.default_backend() == "cpu" else 16384
-        self.engine = Engine(model, prompt.label_ids, compute, budget, scoring.cache_bytes)
+        first = prompt.document_first
+        self.engine = Engine(model, prompt.label_ids, compute, budget, scoring.cache_bytes, first)
+        self._process = f"process-{uuid4().hex}"  # names the stores that stay in memory
 
     def logits(
         self,
@@ -178,6 +183,72 @@ class Reranker:
         """sigmoid((logit + bias) / temperature), float32."""
         return self.manifest.calibration.scores(logits).astype(np.float32)
 
+    def index(
+        self,
+        items: Sequence[Any],
+        *,
+        folder: str | os.PathLike[str] | None = None,
+        budget_bytes: int | None = None,
+        int8: bool = False,
+        on_error: OnError = "raise",
+        progress: bool = False,
+    ) -> Store:
+        """Keys and values of a corpus, so that a query costs its own tokens alone.
+
+        The items of the store are candidates like any content: `score(query, store)`,
+        `rank(query, [store[3], "a text"])`. Needs a model with the document first.
+
+        Args:
+            folder: where the store is kept on disk; calling again goes on where it stopped. Without
+                one it is in memory.
+            budget_bytes: items that do not fit any more are computed anew each time.
+            int8: keep a quarter of the bytes (of float32), rounded to 255 steps.
+            on_error: with "nan" an item that cannot be encoded has its own error.
+            progress: show a bar.
+
+        Raises:
+            ContentError: a bad item, by its place.
+            StoreError: the folder holds another store, or the model reads the query first.
+        """
+        if not self.prompt.document_first:
+            raise StoreError(
+                f"with the prompt {self.prompt.prompt_id} the query comes first, and what the "
+                "model makes of a candidate depends on it; train a model with "
+                f"data.prompt_id={DOCUMENT_FIRST}"
+            )
+        _check_on_error(on_error)
+        return build(
+            self.engine,
+            self.prompt,
+            items,
+            self._process if folder is None else self._fingerprint,
+            folder=None if folder is None else Path(folder),
+            budget_bytes=budget_bytes,
+            int8=int8,
+            workers=self.scoring.workers,
+            on_error=on_error,
+            progress=progress,
+        )
+
+    def open_store(self, folder: str | os.PathLike[str]) -> Store:
+        """The store that `index` wrote to a folder; entries are read when they are used.
+
+        Raises:
+            StoreError: no store, a damaged one, or that of another model.
+        """
+        store = Store.open(folder, jax.numpy.dtype(self.engine.compute.dtype))
+        same = store.model == self._fingerprint
+        if not same or store.shape != shape_of(self.engine, store.shape.int8):
+            raise StoreError(f"{folder}: the store of another model; index the items with this one")
+        return store
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return hub.fingerprint(self.source)
+
+    def _accepts(self, model: str) -> bool:
+        return model == self._process or model == self._fingerprint
+
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: Any = None) -> Path:
         """Write a Hugging Face folder (see `unirank_jax.export`); `dtype` defaults to that of the
         loaded weights.
@@ -213,8 +284,7 @@ class Reranker:
         instruction: str | Sequence[str | None] | None,
         on_error: OnError,
     ) -> list[Outcome]:
-        if on_error not in ("raise", "nan"):
-            raise ValueError(f"on_error is {on_error!r}; choose 'raise' or 'nan'")
+        _check_on_error(on_error)
         if len(queries) != len(candidate_lists):
             raise ValueError(
                 f"{len(queries)} queries and {len(candidate_lists)} candidate lists; "
@@ -239,12 +309,18 @@ class Reranker:
             on_error,
             self.scoring.workers,
             PORTION * self.engine.token_budget,
+            self._accepts,
         )
         sizes = [len(outcome.errors) for outcome in outcomes]
         logits = self.engine.logits(works, sum(sizes))
         for outcome, end in zip(outcomes, np.cumsum(sizes), strict=True):
             outcome.logits = logits[end - len(outcome.errors) : end]
         return outcomes
+
+
+def _check_on_error(on_error: str) -> None:
+    if on_error not in ("raise", "nan"):
+        raise ValueError(f"on_error is {on_error!r}; choose 'raise' or 'nan'")
 
 
 def load(

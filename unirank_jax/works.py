@@ -1,7 +1,9 @@
-"""Queries with their candidates, cut and grouped into batches of a token budget. No JAX here.
+"""Prefixes with the rows that continue them, cut and grouped into batches. No JAX here.
 
-Candidates of several queries share a batch where they have the same static prompt and are alike in
-length; a list that is too long for one batch is cut into parts of like size.
+With the query first a prefix is a query and its rows are its candidates; with the document first a
+prefix is a candidate, and its row a query. Works share a batch of a token budget where they have
+the same static prompt and are alike in length; one that is too long for a batch is cut into parts
+of like size.
 """
 
 from __future__ import annotations
@@ -9,28 +11,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from unirank_jax.prompt import Encoded
+from unirank_jax.store import Stored
+
+Prefix = Encoded | Stored
 
 
 @dataclass(frozen=True)
 class Work:
-    """One query with those of its candidates that are scored together."""
+    """One prefix with those of its rows that are scored together."""
 
-    static: Encoded  # up to and with `<Query`
-    query: Encoded  # the rest of the prefix, up to and with `<Document`
-    candidates: tuple[Encoded, ...]
-    places: tuple[int, ...]  # of the candidates in the flat result
+    static: Encoded  # what comes before all prefixes
+    prefix: Prefix
+    rows: tuple[Encoded, ...]
+    places: tuple[int, ...]  # of the rows in the flat result
 
 
 def groups(works: Sequence[Work], token_budget: int) -> Iterator[list[Work]]:
     """Works that run together, as many as the budget holds; every candidate is in one of them."""
     pieces = [piece for work in works for piece in split(work, token_budget)]
-    pieces.sort(key=lambda w: (w.static.tokens.tobytes(), _longest(w), len(w.query.tokens)))
+    pieces.sort(key=lambda w: (_kind(w), _longest(w), len(w.prefix)))
     group: list[Work] = []
     for piece in pieces:
-        same = not group or np.array_equal(group[0].static.tokens, piece.static.tokens)
+        same = not group or _kind(group[0]) == _kind(piece)
         if group and not (same and _tokens([*group, piece]) <= token_budget):
             yield group
             group = []
@@ -42,8 +45,8 @@ def groups(works: Sequence[Work], token_budget: int) -> Iterator[list[Work]]:
 def split(work: Work, token_budget: int) -> Iterator[Work]:
     """Parts of a work that fit the budget, alike in size, so that one program runs them all;
     longest candidates apart from short ones."""
-    lengths = [len(candidate.tokens) for candidate in work.candidates]
-    total = sum(lengths) + len(work.query.tokens)
+    lengths = [len(row) for row in work.rows]
+    total = sum(lengths) + len(work.prefix)
     if total <= token_budget:
         yield work
         return
@@ -59,21 +62,25 @@ def split(work: Work, token_budget: int) -> Iterator[Work]:
     yield _take(work, part)
 
 
+def _kind(work: Work) -> tuple[bool, bytes]:
+    """What works of a batch have in common: where their prefixes come from, the static prompt."""
+    return isinstance(work.prefix, Encoded), work.static.tokens.tobytes()
+
+
 def _longest(work: Work) -> int:
-    return max(len(candidate.tokens) for candidate in work.candidates)
+    return max(len(row) for row in work.rows)
 
 
 def _tokens(group: list[Work]) -> int:
-    """Tokens of a group's candidates and queries."""
-    queries = {id(work.query): len(work.query.tokens) for work in group}
-    candidates = sum(len(one.tokens) for work in group for one in work.candidates)
-    return candidates + sum(queries.values())
+    """Tokens of a group's rows and prefixes."""
+    prefixes = {id(work.prefix): len(work.prefix) for work in group}
+    return sum(len(row) for work in group for row in work.rows) + sum(prefixes.values())
 
 
 def _take(work: Work, chosen: list[int]) -> Work:
     return Work(
         work.static,
-        work.query,
-        tuple(work.candidates[i] for i in chosen),
+        work.prefix,
+        tuple(work.rows[i] for i in chosen),
         tuple(work.places[i] for i in chosen),
     )
