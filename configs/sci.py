@@ -9,7 +9,8 @@
 
 With the document first, so that a corpus can be kept (`Reranker.index`), from the same start:
 
-    python -m train.sft --config configs/sci.py:document_first --set data.source=DIR model.init=FIRST
+    python -m train.sft --config configs/sci.py:document_first \\
+        --set data.source=DIR model.init=FIRST
 
 The same model on the full data, with hard negatives of a first stage:
 
@@ -250,7 +251,7 @@ def two_b_lora() -> TrainConfig:
 
 
 def get_config(argument: str | None = None) -> TrainConfig:
-    """`tiny` (default), `open`, `open_lists`, `full`, `document_first`, `as_image`, `as_text`, `2b`, ...."""
+    """One of the configurations above by its name; `tiny` without one."""
     sizes = {
         "tiny": tiny,
         "open": open_sources,
