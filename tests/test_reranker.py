@@ -230,3 +230,28 @@ def test_bfloat16_keeps_float32_scores(folder: Path) -> None:
     logits = model.logits(QUERY, [f"passage {n}" for n in range(8)])
     assert logits.dtype == np.float32 and len(set(logits.tolist())) == 8
     assert jax.tree.leaves(nnx.state(model.engine.model))[0].dtype == "bfloat16"
+
+
+def test_after_a_warmup_nothing_is_compiled(folder: Path, candidates: list[Any]) -> None:
+    model = load(folder)
+    assert model.warmup([QUERY], [candidates]) == model.engine.programs > 2
+    before = model.engine.programs
+    model.logits(QUERY, candidates)
+    assert model.engine.programs == before
+    assert load(folder).warmup() > 1
+
+
+def test_features_on_disk_serve_the_next_process(
+    folder: Path, candidates: list[Any], tmp_path: Path
+) -> None:
+    expected = load(folder).logits(QUERY, candidates)
+    scoring = ScoringConfig(cache_folder=tmp_path / "features", cache_bytes=0)
+    first, second = load(folder, scoring=scoring), load(folder, scoring=scoring)
+    np.testing.assert_allclose(first.logits(QUERY, candidates), expected, rtol=0, atol=1e-3)
+    found = second.logits(QUERY, candidates)
+    assert second.engine.features.statistics.misses == 0, "no tower runs"
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * expected.std())
+    (own,) = (tmp_path / "features").iterdir()
+    other = tiny_reranker.save(tmp_path / "other", "unirank-native-1", seed=1)
+    load(other, scoring=scoring).logits(QUERY, candidates[:2])
+    assert len(list((tmp_path / "features").iterdir())) == 2, "another model, another folder"

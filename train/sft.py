@@ -29,7 +29,6 @@ from train.step import (
     Params,
     abstract_state,
     initial_state,
-    keep_programs,
     learning_rate,
     make_optimizer,
     make_step,
@@ -43,6 +42,7 @@ from unirank_jax.datasets.forms import in_form
 from unirank_jax.datasets.overlay import overlaid
 from unirank_jax.images import ImageSpec
 from unirank_jax.manifest import LABEL_TOKENS, Manifest
+from unirank_jax.programs import keep_programs
 from unirank_jax.prompt import DEFAULT_INSTRUCTION, Prompt
 from unirank_jax.tokenizer import Tokenizer
 

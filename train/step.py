@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -272,16 +271,6 @@ def make_step(
     )
 
     return Step(jitted, frozen)
-
-
-def keep_programs(folder: Path) -> None:
-    """Keep compiled programs in a folder of the run, so that a resumed run starts at once.
-
-    The folder must be as trusted as the code: executables are loaded from it.
-    """
-    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def micro_sharding(mesh: Mesh) -> NamedSharding:

@@ -66,12 +66,12 @@ class Engine:
         label_ids: tuple[int, int],
         compute: Compute,
         token_budget: int,
-        cache_bytes: int,
+        features: FeatureCache,
         document_first: bool = False,
     ) -> None:
         self.config, self.label_ids = model.config, label_ids
         self.compute, self.token_budget = compute, token_budget
-        self.features = FeatureCache(cache_bytes)
+        self.features = features
         self._graph, self._state = nnx.split(model)
         self._prefix_program = jax.jit(self._trace_prefix)
         self._score_program = jax.jit(self._trace_score)
@@ -108,8 +108,7 @@ class Engine:
         def fetch() -> None:
             places, logits, promises = under_way.popleft()
             result[places] = np.asarray(logits)[: len(places)]
-            for promise in promises:
-                self.features.settle(promise)
+            self.features.settle(promises)
 
         try:
             for portion in works:
@@ -184,8 +183,7 @@ class Engine:
             shared = self._prefixes(outer, [items[i] for i in some], self._kind)
             values = entries_of(shared.cache, [len(items[i]) for i in some])
             yield from zip(some, values, shared.starts[: len(some)], strict=True)
-            for promise in self._promises:
-                self.features.settle(promise)
+            self.features.settle(self._promises)
 
     def _score(self, group: list[Work]) -> jax.Array:
         """Logits of a group's rows, in order and padded, on the device."""

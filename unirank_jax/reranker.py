@@ -18,9 +18,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from unirank_jax import hub
+from unirank_jax import hub, made_up
 from unirank_jax.engine import Engine
 from unirank_jax.export import save_pretrained
+from unirank_jax.feature_cache import FeatureCache
 from unirank_jax.images import ImageSpec
 from unirank_jax.indexing import build, shape_of
 from unirank_jax.intake import OnError, Outcome, portions
@@ -28,6 +29,7 @@ from unirank_jax.layers import Compute
 from unirank_jax.manifest import Manifest
 from unirank_jax.model import Model
 from unirank_jax.model_card import Card, render
+from unirank_jax.programs import keep_programs
 from unirank_jax.prompt import DOCUMENT_FIRST, Prompt
 from unirank_jax.store import Store, StoreError
 from unirank_jax.tokenizer import Tokenizer
@@ -46,11 +48,17 @@ class ScoringConfig:
             on accelerators.
         cache_bytes: host memory for the features of pictures that were seen; 0 = none are kept.
         workers: threads that decode, resize and tokenise while the device computes.
+        cache_folder: where the features of every picture are written and read again, also by
+            other processes: for a corpus. Each model has a folder of its own in it.
+        compile_cache: a folder that keeps compiled programs for the next process. It must be as
+            trusted as the code: executables are loaded from it.
     """
 
     token_budget: int | None = None
     cache_bytes: int = 256 * 2**20
     workers: int = min(8, os.cpu_count() or 1)
+    cache_folder: str | os.PathLike[str] | None = None
+    compile_cache: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         least = {"token_budget": 1, "cache_bytes": 0, "workers": 1}
@@ -91,8 +99,14 @@ class Reranker:
         budget = scoring.token_budget
         if budget is None:
             budget = 2048 if jax.default_backend() == "cpu" else 16384
+        if scoring.compile_cache is not None:
+            keep_programs(Path(scoring.compile_cache))
+        folder = None
+        if scoring.cache_folder is not None:
+            folder = Path(scoring.cache_folder) / f"{self._fingerprint}-{compute.dtype}"
+        features = FeatureCache(scoring.cache_bytes, folder)
         first = prompt.document_first
-        self.engine = Engine(model, prompt.label_ids, compute, budget, scoring.cache_bytes, first)
+        self.engine = Engine(model, prompt.label_ids, compute, budget, features, first)
         self._process = f"process-{uuid4().hex}"  # names the stores that stay in memory
 
     def logits(
@@ -182,6 +196,32 @@ class Reranker:
     def calibrate(self, logits: np.ndarray) -> np.ndarray:
         """sigmoid((logit + bias) / temperature), float32."""
         return self.manifest.calibration.scores(logits).astype(np.float32)
+
+    def warmup(
+        self,
+        queries: Sequence[Any] = (),
+        candidate_lists: Sequence[Sequence[Any]] = (),
+        *,
+        rounds: int = 4,
+    ) -> int:
+        """Compile the programs that lists like these need, so that the first query does not wait.
+
+        Without lists, 32 candidates of made-up texts and pictures stand for them. Scores them until
+        nothing is compiled any more, at most `rounds` times: pictures that were seen once run in
+        other programs than new ones.
+
+        Returns:
+            How many programs were compiled, or read from `ScoringConfig.compile_cache`.
+        """
+        if not queries:
+            queries, candidate_lists = [made_up.QUERY], [made_up.candidates()]
+        before = self.engine.programs
+        for _ in range(rounds):
+            count = self.engine.programs
+            self.logits_many(queries, candidate_lists, on_error="nan")
+            if self.engine.programs == count:
+                break
+        return self.engine.programs - before
 
     def index(
         self,
