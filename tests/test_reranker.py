@@ -18,6 +18,7 @@ from tiny_reranker import QUERY, picture, save
 
 import unirank_jax
 from unirank_jax import reranker
+from unirank_jax.batch import Bucket
 from unirank_jax.content import ContentError
 from unirank_jax.engine import MAX_PROGRAMS
 from unirank_jax.hub import WeightsError
@@ -115,6 +116,16 @@ def test_instructions_are_kept_apart(model: Reranker) -> None:
     alone = [model.logits(QUERY, ["a", "b c"], instruction=one) for one in spoken]
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-4)
     assert len({tuple(np.round(one, 3)) for one in alone}) == 3
+
+
+def test_a_static_prompt_is_as_large_as_it_is(folder: Path) -> None:
+    """One that is computed in a program for many long queries does not grow to their size."""
+    model = load(folder)
+    expected = load(folder).logits(QUERY, ["a", "b c"], instruction="Other.")
+    model.engine._buckets["prefixes", False].chosen.append(Bucket(4, 128, 0, 0, 0, 0, given=64))
+    found = model.logits(QUERY, ["a", "b c"], instruction="Other.")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    assert {bucket.outer for bucket in model.engine.buckets} == {0, 64}
 
 
 def test_programs_are_few_over_mixed_sizes(folder: Path, candidates: list[Any]) -> None:

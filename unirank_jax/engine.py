@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from unirank_jax.batch import Bucket, Images, Rows
-from unirank_jax.buckets import COMPILE_PRICE, Buckets
+from unirank_jax.buckets import COMPILE_PRICE, Buckets, rung
 from unirank_jax.feature_cache import FeatureCache, Promise, table
 from unirank_jax.layers import Compute
 from unirank_jax.model import (
@@ -223,7 +223,9 @@ class Engine:
         """The static part of the prompt, computed once."""
         key = static.tokens.tobytes()
         if key not in self._statics:
-            self._statics[key] = self._prefixes(None, [static], "prefixes")
+            # Whatever program it ran in, it is kept in its own size, which others are built for.
+            whole = self._prefixes(None, [static], "prefixes")
+            self._statics[key] = whole.first(rung(len(static), 64, 1))
             if len(self._statics) > STATICS:
                 self._statics.popitem(last=False)
         self._statics.move_to_end(key)

@@ -27,8 +27,14 @@ class Shared(NamedTuple):
         _, count, length, _, _ = self.cache.stages[0][0].shape
         return count, length
 
+    def first(self, length: int) -> Shared:
+        """The first sequence alone, with room for as many tokens, which hold all of it."""
+        stages = tuple((k[:, :1, :length], v[:, :1, :length]) for k, v in self.cache.stages)
+        one = Shared(Cache(stages, self.cache.lengths[:1]), self.starts[:1])
+        return Shared(one.padded(1, length), one.starts)
+
     def padded(self, count: int, length: int) -> Cache:
-        """The cache with room for as many sequences of as many tokens."""
+        """The cache with room for as many sequences of as many tokens, no fewer than it has."""
         if self.size == (count, length):
             return self.cache
         more = (count - self.size[0], length - self.size[1])
