@@ -266,3 +266,32 @@ def test_features_on_disk_serve_the_next_process(
     other = tiny_reranker.save(tmp_path / "other", "unirank-native-1", seed=1)
     load(other, scoring=scoring).logits(QUERY, candidates[:2])
     assert len(list((tmp_path / "features").iterdir())) == 2, "another model, another folder"
+
+
+def test_a_cascade_scores_the_best_again_and_says_so(
+    model: Reranker, candidates: list[Any]
+) -> None:
+    whole = {one.index: one.logit for one in model.rank(QUERY, candidates)}
+    found = model.cascade(QUERY, candidates, top=6, visual_tokens=2)
+    assert [one.full for one in found] == [True] * 6 + [False] * 18
+    assert sorted(one.index for one in found) == list(range(24))
+    best = [one.logit for one in found[:6]]
+    assert best == sorted(best, reverse=True)
+    spread = np.std(list(whole.values()))
+    for one in found[:6]:
+        assert abs(one.logit - whole[one.index]) < 1e-4 * spread
+    few = model.prompt.with_visual_tokens(2)
+    first = model._run([QUERY], [candidates], None, "raise", few)[0]
+    assert {one.index for one in found[:6]} == set(first.best()[:6])
+    pictures = [one for one in found if not one.full and one.index % 4 == 1]
+    assert any(abs(one.logit - whole[one.index]) > 1e-3 * spread for one in pictures)
+
+    everything = model.cascade(QUERY, candidates, top=99, visual_tokens=2)
+    assert [one.index for one in everything] == sorted(whole, key=lambda i: (-whole[i], i))
+    failing = model.cascade(QUERY, ["a", b"none", "b"], top=1, visual_tokens=2, on_error="nan")
+    assert failing[-1].index == 1 and failing[-1].error and np.isnan(failing[-1].score)
+    assert [one.full for one in failing[:2]] == [True, False]
+    assert model.cascade(QUERY, [], top=3, visual_tokens=2) == []
+    for wrong in ({"top": 0, "visual_tokens": 2}, {"top": 1, "visual_tokens": 0}):
+        with pytest.raises(ValueError, match="give at least 1"):
+            model.cascade(QUERY, candidates, **wrong)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unirank_jax.content import ContentError as ContentError
     from unirank_jax.intake import TruncationWarning as TruncationWarning
-    from unirank_jax.reranker import Ranked as Ranked
+    from unirank_jax.ranked import Ranked as Ranked
     from unirank_jax.reranker import Reranker as Reranker
     from unirank_jax.reranker import ScoringConfig as ScoringConfig
     from unirank_jax.reranker import load as load
@@ -25,7 +25,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ContentError": "content",
-    "Ranked": "reranker",
+    "Ranked": "ranked",
     "Reranker": "reranker",
     "ScoringConfig": "reranker",
     "TruncationWarning": "intake",

@@ -51,6 +51,10 @@ class Outcome:
         count = len(candidates)
         return Outcome([None] * count, [False] * count, place, np.zeros(0, np.float32))
 
+    def best(self) -> list[int]:
+        """Indices by falling logit, ties by index, failed ones last."""
+        return np.argsort(-np.nan_to_num(self.logits, nan=-np.inf), kind="stable").tolist()
+
     def warn(self) -> None:
         """A TruncationWarning where text was cut."""
         cut = [i for i, flag in enumerate(self.truncated) if flag]

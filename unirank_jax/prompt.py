@@ -6,7 +6,10 @@ was computed for a candidate then serves every query. The cuts are after `<Query
 `<Instruct`, where tokenising apart gives the ids of the whole text. No template engine.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -77,7 +80,7 @@ class Prompt:
             raise ValueError(f"unknown prompt_id {prompt_id!r}; choose one of {PROMPT_IDS}")
         self.tokenizer, self.prompt_id, self.spec = tokenizer, prompt_id, spec
         self.max_tokens, self.max_query_tokens = max_tokens, max_query_tokens
-        self.instruction = instruction
+        self.instruction, self.label_tokens = instruction, label_tokens
         yes, no = (tokenizer.single(word) for word in label_tokens)
         self.label_ids = (yes, no)
         if yes == no:
@@ -103,6 +106,25 @@ class Prompt:
                 f"the prompt itself takes {fixed + self._least_candidate}; give max_query_tokens "
                 f"of at least 1 and max_tokens of at least {max_tokens - room}"
             )
+
+    def with_visual_tokens(self, most: int) -> Prompt:
+        """The same prompt for pictures of at most so many visual tokens.
+
+        Raises `ValueError` where that is fewer than 1.
+        """
+        if most < 1:
+            raise ValueError(f"visual_tokens is {most}; give at least 1")
+        least = min(self.spec.min_visual_tokens, most)
+        most = min(self.spec.max_visual_tokens, most)
+        return Prompt(
+            self.tokenizer,
+            self.prompt_id,
+            replace(self.spec, min_visual_tokens=least, max_visual_tokens=most),
+            self.max_tokens,
+            self.max_query_tokens,
+            self.label_tokens,
+            self.instruction,
+        )
 
     # ------------------------------------------------------------ encoding
 

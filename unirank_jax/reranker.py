@@ -31,6 +31,7 @@ from unirank_jax.model import Model
 from unirank_jax.model_card import Card, render
 from unirank_jax.programs import keep_programs
 from unirank_jax.prompt import DOCUMENT_FIRST, Prompt
+from unirank_jax.ranked import Ranked, ranked
 from unirank_jax.store import Store, StoreError
 from unirank_jax.tokenizer import Tokenizer
 from unirank_jax.weights import load_model
@@ -65,17 +66,6 @@ class ScoringConfig:
         for name, bound in least.items():
             if getattr(self, name) is not None and getattr(self, name) < bound:
                 raise ValueError(f"{name} is {getattr(self, name)}; give at least {bound}")
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """One candidate in rank order. A failed candidate has NaN numbers and an `error`."""
-
-    index: int
-    score: float
-    logit: float
-    truncated: bool
-    error: str | None
 
 
 class Reranker:
@@ -177,21 +167,38 @@ class Reranker:
         on_error: OnError = "raise",
     ) -> list[Ranked]:
         """Candidates from best to worst by logit, ties by index, failed ones last."""
-        result = self._run([query], [candidates], instruction, on_error)[0]
-        scores = self.calibrate(result.logits)
-        keys = np.where(np.isnan(result.logits), -np.inf, result.logits)
-        failed = [error is not None for error in result.errors]
-        order = sorted(range(len(keys)), key=lambda i: (failed[i], -keys[i], i))
-        return [
-            Ranked(
-                i,
-                float(scores[i]),
-                float(result.logits[i]),
-                result.truncated[i],
-                result.errors[i],
-            )
-            for i in order
-        ]
+        outcome = self._run([query], [candidates], instruction, on_error)[0]
+        return ranked(outcome, self.manifest.calibration)
+
+    def cascade(
+        self,
+        query: Any,
+        candidates: Sequence[Any],
+        *,
+        top: int,
+        visual_tokens: int,
+        instruction: str | None = None,
+        on_error: OnError = "raise",
+    ) -> list[Ranked]:
+        """`rank` in two passes: all candidates with pictures of few visual tokens, then the best
+        `top` of them as they are. It costs less and may find another order: `Ranked.full` tells
+        which candidates were seen as they are; they stand before the others.
+
+        Args:
+            top: candidates that are scored again.
+            visual_tokens: of a picture in the first pass, at most.
+        """
+        if top < 1:
+            raise ValueError(f"top is {top}; give at least 1")
+        small = self.prompt.with_visual_tokens(visual_tokens)
+        first = self._run([query], [candidates], instruction, on_error, small)[0]
+        best = [i for i in first.best() if first.errors[i] is None][:top]
+        second = self._run([query], [[candidates[i] for i in best]], instruction, on_error)[0]
+        logits = dict(zip(best, second.logits.tolist(), strict=True))
+        for place, index in enumerate(best):
+            first.errors[index] = second.errors[place]
+            first.truncated[index] |= second.truncated[place]
+        return ranked(first, self.manifest.calibration, logits)
 
     def calibrate(self, logits: np.ndarray) -> np.ndarray:
         """sigmoid((logit + bias) / temperature), float32."""
@@ -323,6 +330,7 @@ class Reranker:
         candidate_lists: Sequence[Sequence[Any]],
         instruction: str | Sequence[str | None] | None,
         on_error: OnError,
+        prompt: Prompt | None = None,
     ) -> list[Outcome]:
         _check_on_error(on_error)
         if len(queries) != len(candidate_lists):
@@ -343,7 +351,7 @@ class Reranker:
         leads = [f"queries[{at}]" for at in range(len(queries))] if many else ["query"]
         asked = list(zip(leads, queries, spoken, candidate_lists, strict=True))
         works = portions(
-            self.prompt,
+            prompt or self.prompt,
             asked,
             outcomes,
             on_error,
