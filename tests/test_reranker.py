@@ -24,7 +24,8 @@ from unirank_jax.engine import MAX_PROGRAMS
 from unirank_jax.hub import WeightsError
 from unirank_jax.intake import TruncationWarning
 from unirank_jax.prompt import DEFAULT_INSTRUCTION
-from unirank_jax.reranker import Reranker, ScoringConfig, load
+from unirank_jax.ranked import Ranked
+from unirank_jax.reranker import Cascade, Reranker, ScoringConfig, load
 
 
 @pytest.fixture(scope="module")
@@ -269,10 +270,14 @@ def test_features_on_disk_serve_the_next_process(
 
 
 def test_a_cascade_scores_the_best_again_and_says_so(
-    model: Reranker, candidates: list[Any]
+    folder: Path, model: Reranker, candidates: list[Any]
 ) -> None:
+    def cascade(top: int, given: list[Any], **changes: Any) -> list[Ranked]:
+        scoring = ScoringConfig(cascade=Cascade(top, visual_tokens=2))
+        return load(folder, scoring=scoring).rank(QUERY, given, **changes)
+
     whole = {one.index: one.logit for one in model.rank(QUERY, candidates)}
-    found = model.cascade(QUERY, candidates, top=6, visual_tokens=2)
+    found = cascade(6, candidates)
     assert [one.full for one in found] == [True] * 6 + [False] * 18
     assert sorted(one.index for one in found) == list(range(24))
     best = [one.logit for one in found[:6]]
@@ -286,12 +291,12 @@ def test_a_cascade_scores_the_best_again_and_says_so(
     pictures = [one for one in found if not one.full and one.index % 4 == 1]
     assert any(abs(one.logit - whole[one.index]) > 1e-3 * spread for one in pictures)
 
-    everything = model.cascade(QUERY, candidates, top=99, visual_tokens=2)
+    everything = cascade(99, candidates)
     assert [one.index for one in everything] == sorted(whole, key=lambda i: (-whole[i], i))
-    failing = model.cascade(QUERY, ["a", b"none", "b"], top=1, visual_tokens=2, on_error="nan")
+    failing = cascade(1, ["a", b"none", "b"], on_error="nan")
     assert failing[-1].index == 1 and failing[-1].error and np.isnan(failing[-1].score)
     assert [one.full for one in failing[:2]] == [True, False]
-    assert model.cascade(QUERY, [], top=3, visual_tokens=2) == []
-    for wrong in ({"top": 0, "visual_tokens": 2}, {"top": 1, "visual_tokens": 0}):
-        with pytest.raises(ValueError, match="give at least 1"):
-            model.cascade(QUERY, candidates, **wrong)
+    assert cascade(3, []) == []
+    for top, visual_tokens in ((0, 2), (1, 0)):
+        with pytest.raises(ValueError, match=r"cascade\..* is 0; give at least 1"):
+            Cascade(top, visual_tokens)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from unirank_jax.content import ContentError as ContentError
     from unirank_jax.intake import TruncationWarning as TruncationWarning
     from unirank_jax.ranked import Ranked as Ranked
+    from unirank_jax.reranker import Cascade as Cascade
     from unirank_jax.reranker import Reranker as Reranker
     from unirank_jax.reranker import ScoringConfig as ScoringConfig
     from unirank_jax.reranker import load as load
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Cascade": "reranker",
     "ContentError": "content",
     "Ranked": "ranked",
     "Reranker": "reranker",

@@ -38,7 +38,7 @@ __all__ = [
     "Tokenizer",
 ]
 
-DOCUMENT_FIRST = "unirank-document-first-1"
+DOCUMENT_FIRST = "unirank-docfirst-1"
 PROMPT_IDS = ("qwen3vl-reranker-1", "unirank-native-1", DOCUMENT_FIRST)
 DEFAULT_INSTRUCTION = "Given a search query, retrieve relevant candidates that answer the query."
 
@@ -108,12 +108,7 @@ class Prompt:
             )
 
     def with_visual_tokens(self, most: int) -> Prompt:
-        """The same prompt for pictures of at most so many visual tokens.
-
-        Raises `ValueError` where that is fewer than 1.
-        """
-        if most < 1:
-            raise ValueError(f"visual_tokens is {most}; give at least 1")
+        """The same prompt for pictures of at most so many visual tokens."""
         least = min(self.spec.min_visual_tokens, most)
         most = min(self.spec.max_visual_tokens, most)
         return Prompt(

@@ -41,14 +41,33 @@ DEFAULT_FOLDER = Path(__file__).parent / "assets" / "default"
 
 
 @dataclass(frozen=True)
+class Cascade:
+    """Ranking in two passes: cheaper, and the order may be another.
+
+    Attributes:
+        top: candidates that are scored again as they are.
+        visual_tokens: of a picture in the first pass, at most.
+    """
+
+    top: int
+    visual_tokens: int
+
+    def __post_init__(self) -> None:
+        for name in ("top", "visual_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"cascade.{name} is {getattr(self, name)}; give at least 1")
+
+
+@dataclass(frozen=True)
 class ScoringConfig:
-    """How scoring runs; none of it changes a score.
+    """How scoring runs; none of it but the cascade changes a result.
 
     Attributes:
         token_budget: tokens of one batch; None is 2,048 on a CPU (its caches are small) and 16,384
             on accelerators.
         cache_bytes: host memory for the features of pictures that were seen; 0 = none are kept.
         workers: threads that decode, resize and tokenise while the device computes.
+        cascade: `rank` scores all candidates with few visual tokens, the best again as they are.
         cache_folder: where the features of every picture are written and read again, also by
             other processes: for a corpus. Each model has a folder of its own in it.
         compile_cache: a folder that keeps compiled programs for the next process. It must be as
@@ -58,6 +77,7 @@ class ScoringConfig:
     token_budget: int | None = None
     cache_bytes: int = 256 * 2**20
     workers: int = min(8, os.cpu_count() or 1)
+    cascade: Cascade | None = None
     cache_folder: str | os.PathLike[str] | None = None
     compile_cache: str | os.PathLike[str] | None = None
 
@@ -166,33 +186,18 @@ class Reranker:
         instruction: str | None = None,
         on_error: OnError = "raise",
     ) -> list[Ranked]:
-        """Candidates from best to worst by logit, ties by index, failed ones last."""
-        outcome = self._run([query], [candidates], instruction, on_error)[0]
-        return ranked(outcome, self.manifest.calibration)
+        """Candidates from best to worst by logit, ties by index, failed ones last.
 
-    def cascade(
-        self,
-        query: Any,
-        candidates: Sequence[Any],
-        *,
-        top: int,
-        visual_tokens: int,
-        instruction: str | None = None,
-        on_error: OnError = "raise",
-    ) -> list[Ranked]:
-        """`rank` in two passes: all candidates with pictures of few visual tokens, then the best
-        `top` of them as they are. It costs less and may find another order: `Ranked.full` tells
-        which candidates were seen as they are; they stand before the others.
-
-        Args:
-            top: candidates that are scored again.
-            visual_tokens: of a picture in the first pass, at most.
+        With `ScoringConfig.cascade` in two passes; `Ranked.full` tells which candidates were seen
+        as they are, and those stand before the others. Raises as `logits`.
         """
-        if top < 1:
-            raise ValueError(f"top is {top}; give at least 1")
-        small = self.prompt.with_visual_tokens(visual_tokens)
+        cascade = self.scoring.cascade
+        if cascade is None:
+            outcome = self._run([query], [candidates], instruction, on_error)[0]
+            return ranked(outcome, self.manifest.calibration)
+        small = self.prompt.with_visual_tokens(cascade.visual_tokens)
         first = self._run([query], [candidates], instruction, on_error, small)[0]
-        best = [i for i in first.best() if first.errors[i] is None][:top]
+        best = [i for i in first.best() if first.errors[i] is None][: cascade.top]
         second = self._run([query], [[candidates[i] for i in best]], instruction, on_error)[0]
         logits = dict(zip(best, second.logits.tolist(), strict=True))
         for place, index in enumerate(best):
