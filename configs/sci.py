@@ -160,6 +160,23 @@ def full() -> TrainConfig:
     )
 
 
+def cloze() -> TrainConfig:
+    """A leg on lists of `train.cloze`: words of the query that occur in a candidate count."""
+    lists = open_lists()
+    return replace(
+        lists,
+        name="sci_cloze",
+        model=replace(lists.model, init=DEFAULT),
+        data=replace(
+            lists.data, source="runs/cloze", list_size=16, min_other_modality=0, kind_power=1.0
+        ),
+        batch=BatchSettings(lists=16, accumulate=1),
+        optimizer=replace(lists.optimizer, lr=1e-3),
+        schedule=ScheduleSettings(steps=1000, warmup_steps=40, final_fraction=0.02),
+        evaluation=replace(lists.evaluation, every_steps=250, list_size=16),
+    )
+
+
 def document_first() -> TrainConfig:
     """`open_lists` with the document first: `Reranker.index` keeps what it makes of a corpus."""
     lists = open_lists()
@@ -257,6 +274,7 @@ def get_config(argument: str | None = None) -> TrainConfig:
         "open": open_sources,
         "open_lists": open_lists,
         "full": full,
+        "cloze": cloze,
         "document_first": document_first,
         "as_image": as_image,
         "as_text": as_text,

@@ -1,0 +1,144 @@
+"""`python -m train.cloze`: lists that ask for the text from which some words were taken.
+
+A small model from scratch learns slowly that words of a query that occur in a candidate speak for
+it. Here nothing else counts (inverse cloze, Lee et al. 2019): the query is a span or a handful of
+words of a text of the training pool, the others are texts that BM25 finds for it but that lack some
+of its words, and texts at random. A short leg of `train.sft` on these lists comes before that on
+the real ones; published sizes need none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from train.baselines import text_of
+from train.lexical import BM25Index, words_of
+from unirank_jax.datasets.dataset import Dataset, DatasetError, open_source
+from unirank_jax.datasets.formats.writing import json_line, write_lines
+
+SPAN, HANDFUL = 6, 5  # words of a query at most: of one piece, or from anywhere
+FOUND = 60  # texts of BM25 from which hard ones are taken
+
+_EXAMPLES = """examples:
+  python -m train.cloze --data sample:sci --lists 2000 --out runs/cloze
+  python -m train.sft --config configs/design.py:cloze --set data.source=runs/cloze"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Exit code 0 when the lists are written, 1 on an error."""
+    arguments = _parser().parse_args(argv)
+    try:
+        counts = write(
+            open_source(arguments.data),
+            Path(arguments.out),
+            {"train": arguments.lists, "valid": arguments.valid},
+            arguments.size,
+            arguments.seed,
+        )
+    except (DatasetError, OSError, ValueError) as error:
+        print(f"train.cloze: {error}", file=sys.stderr)
+        return 1
+    print(f"{arguments.out}: " + ", ".join(f"{count} {split}" for split, count in counts.items()))
+    return 0
+
+
+def write(
+    dataset: Dataset, folder: Path, counts: dict[str, int], size: int, seed: int
+) -> dict[str, int]:
+    """Write `split.jsonl` of each split with so many lists of `size`; returns how many there are.
+
+    Raises:
+        DatasetError: a split without enough different texts.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {}
+    for split, count in counts.items():
+        texts = texts_of(dataset, split)
+        if len(texts) < 2 * size:
+            raise DatasetError(
+                f"{dataset.path}: {len(texts)} texts in split {split!r} are too few for lists of "
+                f"{size}; choose a smaller --size or more data"
+            )
+        lists = list(lists_of(texts, count, size, random.Random(f"{seed} {split}"), split))
+        write_lines(folder / f"{split}.jsonl", map(json_line, lists))
+        written[split] = len(lists)
+    return written
+
+
+def texts_of(dataset: Dataset, split: str) -> list[str]:
+    """The different texts of a split's pool, in a fixed order."""
+    return sorted(
+        {text for did in dataset.pool(split) if (text := text_of(dataset.item(did).parts))}
+    )
+
+
+def lists_of(
+    texts: Sequence[str], count: int, size: int, rng: random.Random, split: str
+) -> Iterator[dict[str, Any]]:
+    """Up to `count` lists of one relevant and size - 1 other texts, half of them hard."""
+    index = BM25Index(texts)
+    sets = [set(words_of(text)) for text in texts]
+    for number in tqdm(range(count), desc=f"cloze {split}", unit="list"):
+        place = rng.randrange(len(texts))
+        query = query_of(texts[place], rng)
+        wanted = set(words_of(query))
+        scores = index.scores(query)
+        if scores is None:
+            continue
+        hard = np.argpartition(-scores, min(FOUND, len(texts) - 1))[:FOUND].tolist()
+        hard = [i for i in hard if scores[i] > 0 and not wanted <= sets[i]]
+        chosen = rng.sample(hard, min(len(hard), size // 2))
+        while len(chosen) < size - 1:
+            other = rng.randrange(len(texts))
+            if other not in chosen and not wanted <= sets[other]:
+                chosen.append(other)
+        yield {
+            "qid": f"{split}-{number}",
+            "query": {"text": query},
+            "candidates": [
+                {"did": f"t{i}", "text": texts[i], "grade": int(i == place)}
+                for i in [place, *chosen]
+            ],
+        }
+
+
+def query_of(text: str, rng: random.Random) -> str:
+    """A span of words as they stand, or some words from anywhere in any order."""
+    found = list(re.finditer(r"\w+", text))
+    if not found:
+        return ""
+    if rng.random() < 0.5:
+        length = rng.randint(1, min(SPAN, len(found)))
+        start = rng.randint(0, len(found) - length)
+        return text[found[start].start() : found[start + length - 1].end()]
+    some = rng.sample(found, rng.randint(1, min(HANDFUL, len(found))))
+    return " ".join(one.group() for one in some)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.cloze",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EXAMPLES,
+    )
+    parser.add_argument("--data", required=True, help="a dataset folder, or sample:sci")
+    parser.add_argument("--lists", type=int, default=20_000, help="for training (default: 20000)")
+    parser.add_argument("--valid", type=int, default=400, help="held out (default: 400)")
+    parser.add_argument("--size", type=int, default=16, help="candidates of a list (default: 16)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for JSONL files")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
