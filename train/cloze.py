@@ -102,10 +102,10 @@ def lists_of(
             if other not in chosen and not wanted <= sets[other]:
                 chosen.append(other)
         yield {
-            "qid": f"{split}-{number}",
+            "qid": f"{split}-query-{number}",
             "query": {"text": query},
             "candidates": [
-                {"did": f"t{i}", "text": texts[i], "grade": int(i == place)}
+                {"did": f"{split}-text-{i}", "text": texts[i], "grade": int(i == place)}
                 for i in [place, *chosen]
             ],
         }
