@@ -17,6 +17,7 @@ from unirank_jax.batch import Targets
 
 LOGITS = [[1.5, -0.4, 0.2, 3.0], [0.3, -2.0, 0.9, 0.0]]
 GRADES = [[2.0, 1.0, 0.0, -1.0], [0.0, 1.0, 1.0, 0.0]]  # the last of list 0 is unjudged
+PREFERENCES = [(0, 0, 2, 3.0), (0, 1, 2, 1.0), (1, 2, 0, 0.5)]  # list, better, worse, weight
 
 
 def targets(grades: list[list[float]], padding: int = 0, rel_min: float = 1.0) -> Targets:
@@ -43,8 +44,16 @@ def scores(values: list[list[float]], extra_rows: int = 0) -> losses.Scores:
     return losses.Scores(jnp.asarray(rows), jnp.asarray(yes), jnp.asarray(yes - rows))
 
 
+def preferences(padding: int = 0) -> jax.Array:
+    found = np.zeros((1, 2 + padding, 4 + padding, 4 + padding), np.float32)
+    for at, better, worse, weight in PREFERENCES:
+        found[0, at, better, worse] = weight
+    return jnp.asarray(found)
+
+
 def value(name: str, kind: str = "binary", smoothing: float = 0.0, padding: int = 0) -> float:
-    lists = losses.arrange(scores(LOGITS, 3 * padding), targets(GRADES, padding), kind, 2.0)
+    rows, wanted = scores(LOGITS, 3 * padding), targets(GRADES, padding)
+    lists = losses.arrange(rows, wanted, kind, 2.0, preferences(padding))
     total, count = losses.TERMS[name](lists, smoothing)
     return float(total) / float(count)
 
@@ -81,6 +90,11 @@ def by_hand(name: str, kind: str, smoothing: float) -> float:
             for s, t, _ in items
         ]
         return sum(values) / 7
+    if name in ("preference", "centre"):
+        pairs = [(LOGITS[at][i], LOGITS[at][j], w) for at, i, j, w in PREFERENCES]
+        if name == "centre":
+            return sum((a + b) ** 2 for a, b, _ in pairs) / 3
+        return sum(w * softplus(b - a) for a, b, w in pairs) / 4.5
     if name == "ranknet":
         pairs = [
             softplus(-(a - b)) for items in lists for a, _, g in items for b, _, h in items if g > h
@@ -119,7 +133,9 @@ def test_gradient_matches_finite_differences(name: str) -> None:
     def loss(logits: jax.Array) -> jax.Array:
         log_yes = -jnp.square(logits)  # any smooth function of the row
         given = losses.Scores(logits, log_yes, log_yes - logits)
-        total, count = losses.TERMS[name](losses.arrange(given, wanted, "graded", 2.0), 0.02)
+        total, count = losses.TERMS[name](
+            losses.arrange(given, wanted, "graded", 2.0, preferences(2)), 0.02
+        )
         return total / count
 
     with jax.enable_x64():
@@ -170,3 +186,10 @@ def test_diagnostics() -> None:
     assert found["hit@1"] == (2.0, 2.0)
     assert found["score_relevant"] == pytest.approx((1.5 - 0.4 - 2.0 + 0.9, 4.0))
     assert found["score_other"] == pytest.approx((0.2 + 0.3 + 0.0, 3.0))
+
+
+@pytest.mark.parametrize("name", ["preference", "centre"])
+def test_preferences_are_asked_for(name: str) -> None:
+    lists = losses.arrange(scores(LOGITS), targets(GRADES), "binary", 1.0)
+    with pytest.raises(ValueError, match=r"set data.preferences to a file"):
+        losses.TERMS[name](lists, 0.0)

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from train.loop import Item
 from train.plan import BatchPlan, Chosen, EvaluationPlan, PlanSettings, TrainPlan
 from train.settings import TrainConfig
+from train.signals import Signals, SignalTable
 from train.sizes import Index
 from train.step import micro_sharding
 from unirank_jax import sharding
@@ -33,16 +34,23 @@ class Micro(NamedTuple):
 
     batch: Batch
     targets: Targets
+    signals: Signals | None = None
 
 
 class Encoder:
     """Reads and packs the lists of one shard; may be called from several threads."""
 
     def __init__(
-        self, dataset: Dataset, index: Index, prompt: Prompt, config: ModelConfig, list_size: int
+        self,
+        dataset: Dataset,
+        index: Index,
+        prompt: Prompt,
+        config: ModelConfig,
+        list_size: int,
+        signals: SignalTable | None = None,
     ) -> None:
         self.dataset, self.index, self.prompt = dataset, index, prompt
-        self.config, self.list_size = config, list_size
+        self.config, self.list_size, self.signals = config, list_size, signals
 
     def shard(self, lists: list[Chosen], bucket: Bucket) -> Micro:
         """One shard of one micro-batch as numpy arrays with S = 1.
@@ -53,7 +61,8 @@ class Encoder:
         prefixes: list[Encoded] = []
         rows: list[Encoded] = []
         prefix_index: list[int] = []
-        targets = empty_targets(bucket.rows // self.list_size, self.list_size)
+        room = bucket.rows // self.list_size
+        targets = empty_targets(room, self.list_size)
         for g, chosen in enumerate(lists):
             query, candidates = self._encode(chosen)
             count = len(candidates)
@@ -73,7 +82,9 @@ class Encoder:
             targets.list_id[0, g] = chosen.number
         outer = self.prompt.static() if self.prompt.document_first else None
         batch = pack(self.config, prefixes, rows, prefix_index, bucket, outer)
-        return Micro(batch, targets)
+        if self.signals is None:
+            return Micro(batch, targets)
+        return Micro(batch, targets, self.signals.fill(lists, room, self.list_size))
 
     def _encode(self, chosen: Chosen) -> tuple[Encoded, list[Encoded]]:
         """The query's side, with the static part where it comes first, and the candidates."""

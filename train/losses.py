@@ -38,10 +38,15 @@ class Lists(NamedTuple):
     mask: Array  # (..., C) bool
     yes: Array | None
     no: Array | None
+    preferences: Array | None = None  # (..., C, C) float32: weight of "i is better than j"
 
 
 def arrange(
-    scores: Scores, targets: Targets, kind: Literal["binary", "graded"], max_grade: float
+    scores: Scores,
+    targets: Targets,
+    kind: Literal["binary", "graded"],
+    max_grade: float,
+    preferences: Array | None = None,
 ) -> Lists:
     """Gather the rows of each list. Binary targets: grade >= rel_min; graded: grade / max_grade."""
     mask = targets.mask & (targets.grade >= 0)
@@ -55,7 +60,7 @@ def arrange(
 
     yes, no = (None if rows is None else gather(rows) for rows in (scores.yes, scores.no))
     logits = jnp.where(mask, gather(scores.logits.astype(jnp.float32)), 0.0)
-    return Lists(logits, target, targets.grade, relevant, mask, yes, no)
+    return Lists(logits, target, targets.grade, relevant, mask, yes, no, preferences)
 
 
 def bce(lists: Lists, smoothing: float) -> Pair:
@@ -93,12 +98,34 @@ def vocab_ce(lists: Lists, smoothing: float) -> Pair:
     return _masked(-target * lists.yes - (1 - target) * lists.no, lists.mask)
 
 
+def preference(lists: Lists, smoothing: float) -> Pair:
+    """Bradley-Terry, -w log sigmoid(s_i - s_j) over the preferences "i is better than j"."""
+    weight = _preferences(lists)
+    gap = lists.logits[..., :, None] - lists.logits[..., None, :]
+    return (weight * jax.nn.softplus(-gap)).sum(), weight.sum().astype(jnp.float32)
+
+
+def centre(lists: Lists, smoothing: float) -> Pair:
+    """(s_i + s_j)^2 over the preferences: Bradley-Terry leaves the level of a query free."""
+    there = _preferences(lists) > 0
+    total = lists.logits[..., :, None] + lists.logits[..., None, :]
+    return _masked(total**2, there)
+
+
+def _preferences(lists: Lists) -> Array:
+    if lists.preferences is None:
+        raise ValueError("this loss needs preferences: set data.preferences to a file of them")
+    return lists.preferences
+
+
 TERMS: Mapping[str, Callable[[Lists, float], Pair]] = {
     "bce": bce,
     "rcr": rcr,
     "softmax": softmax,
     "ranknet": ranknet,
     "vocab_ce": vocab_ce,
+    "preference": preference,
+    "centre": centre,
 }
 
 

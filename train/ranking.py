@@ -71,7 +71,10 @@ class RankingObjective:
         return self._arrange(losses.Scores(rows), micro).logits
 
     def _arrange(self, scores: losses.Scores, micro: Micro) -> losses.Lists:
-        return losses.arrange(scores, micro.targets, self.config.target, self.config.max_grade)
+        preferences = None if micro.signals is None else micro.signals.preferences
+        return losses.arrange(
+            scores, micro.targets, self.config.target, self.config.max_grade, preferences
+        )
 
     def _terms(self, lists: losses.Lists) -> dict[str, losses.Pair]:
         return losses.terms(lists, tuple(self.config.loss), self.config.label_smoothing)

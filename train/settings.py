@@ -10,7 +10,7 @@ from typing import Literal
 
 from unirank_jax.datasets.forms import Form
 
-LOSSES = ("bce", "rcr", "softmax", "ranknet", "vocab_ce")
+LOSSES = ("bce", "rcr", "softmax", "ranknet", "vocab_ce", "preference", "centre")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class DataSettings:
     prefetch: int  # batches kept ready
     form: Form = "native"  # of the candidates
     lists: str = ""  # a file of lists (train.mine) instead of the split's own; "" = its own
+    preferences: str = ""  # a file of preferences (train.mine) for the losses that need them
     own_candidates: bool = False  # with `lists`: add what the query's own list has besides
 
 

@@ -24,6 +24,7 @@ from train.plan import TrainPlan
 from train.ranking import METRICS, RankingObjective, make_evaluation
 from train.report import NonFiniteError, Report, describe_run
 from train.settings import DataSettings, TrainConfig
+from train.signals import read_preferences, table
 from train.sizes import cached_index
 from train.step import (
     Params,
@@ -77,7 +78,15 @@ def train(config: TrainConfig, workdir: Path) -> Outcome:
     settings = plan_settings(config, mesh, prompt)
     index = cached_index(dataset, config.data.train_split, prompt, workdir / "cache")
     plan = TrainPlan(index, settings)
-    encoder = Encoder(dataset, index, prompt, start.config, settings.list_size)
+    signals = None
+    if config.data.preferences:
+        signals = table(index, read_preferences(Path(config.data.preferences)))
+        if not signals.pairs:
+            raise ConfigError(
+                f"data.preferences: {config.data.preferences} says nothing of the training lists; "
+                "give the file that was mined with data.lists"
+            )
+    encoder = Encoder(dataset, index, prompt, start.config, settings.list_size, signals)
 
     layout, adapters = make_layout(start.config, config.lora, config.seed)
     places = layout.shardings(mesh)
@@ -259,6 +268,11 @@ def _check(config: TrainConfig) -> None:
         (config.data.max_positives > 0, "data.max_positives must be at least 1"),
         (config.data.length_window > 0, "data.length_window must be at least 1"),
         (config.data.buckets > 0, "data.buckets must be at least 1"),
+        (
+            bool(config.data.preferences)
+            or not any(config.loss.get(name) for name in ("preference", "centre")),
+            "loss.preference and loss.centre need data.preferences",
+        ),
         (
             bool(config.data.lists) or not config.data.own_candidates,
             "data.own_candidates adds to the lists of a file; give data.lists too",
