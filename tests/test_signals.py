@@ -41,7 +41,7 @@ def test_values_follow_the_slots() -> None:
             "b": [("w", "y", 0.5)],
             "c": [("x", "y", 1.0)],
         },
-        reference={"a": {"x": 1.0, "z": -3.0}, "b": {"y": 4.0}},
+        reference=np.array([1.0, 0.0, -3.0, 4.0, 0.0]),
         reward={"b": {"w": 0.75}},
     )
     chosen = [Chosen(1, np.array([4, 3])), Chosen(0, np.array([2, 0, 1]))]

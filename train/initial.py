@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,8 @@ def restore_model(workdir: Path, step: str | int) -> tuple[Model, TrainConfig, M
     if not (workdir / "config.json").exists():
         raise ConfigError(f"--workdir: {workdir} holds no config.json; give a folder of train.sft")
     stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["config"]
-    config = from_dict(TrainConfig, stored)
+    shared = {field.name for field in fields(TrainConfig)}  # other stages have more of their own
+    config = from_dict(TrainConfig, {n: value for n, value in stored.items() if n in shared})
     layout, _ = make_layout(_read_config(workdir / MODEL_FOLDER), config.lora, 0)
     names = layout.select(config.freeze)
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])

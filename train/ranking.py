@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from tqdm import tqdm
 
 from train import losses
 from train.data import Encoder, Micro, evaluation_batches, plan_settings
 from train.judging import cut, judged
-from train.plan import Chosen, EvaluationPlan
+from train.plan import Chosen, EvaluationPlan, PlanSettings
 from train.settings import TrainConfig
 from train.sizes import Index, cached_index
 from train.step import Layout, Params, TrainState
@@ -107,11 +108,7 @@ def make_evaluation(
     chosen_lists = [one for batch in plan.batches for shard in batch[0] for one in shard]
     lists_judged = {one.number: _judged(dataset, wanted.split, index, one) for one in chosen_lists}
 
-    @jax.jit
-    def score_batch(params: Params, frozen: Params, micro: Micro) -> jax.Array:
-        one = jax.tree.map(lambda x: x[0], micro)
-        scores = objective.scores({**frozen, **params}, one)
-        return jax.lax.with_sharding_constraint(scores, sharding.replicated(mesh))
+    score_batch = _scoring(objective, mesh)
 
     def evaluate(state: TrainState) -> dict[str, float]:
         found: list[np.ndarray] = []
@@ -127,6 +124,44 @@ def make_evaluation(
         return by_kind(found, lists)
 
     return evaluate
+
+
+def logits_of(
+    objective: RankingObjective,
+    params: Params,
+    encoder: Encoder,
+    training: PlanSettings,
+    mesh: Mesh,
+) -> np.ndarray:
+    """Logits of all candidates of all lists that have a relevant one: (N,) float32 parallel to
+    `Index.items`, NaN for the rest."""
+    index = encoder.index
+    longest = int(np.diff(index.starts).max())
+    count = max(1, training.lists * training.list_size // longest)
+    settings = replace(training, micro_batches=1, lists=count, list_size=longest, buckets=4)
+    plan = EvaluationPlan(index, settings, len(index))
+    whole = Encoder(encoder.dataset, index, encoder.prompt, encoder.config, longest)
+    score_batch = _scoring(objective, mesh)
+    found = np.full(len(index.items), np.nan, np.float32)
+    batches = evaluation_batches(plan, whole, mesh, workers=2, prefetch=4)
+    for micro, shards in tqdm(batches, total=len(plan), desc="logits of stage 1", unit="batch"):
+        scores = np.asarray(score_batch(params, {}, micro))
+        for s, some in enumerate(shards):
+            for g, one in enumerate(some):
+                found[one.slots] = scores[s, g, : len(one.slots)]
+    return np.where(index.grades >= 0, found, np.nan)
+
+
+def _scoring(objective: RankingObjective, mesh: Mesh) -> Callable[..., jax.Array]:
+    """Jitted: trained and frozen parameters and a batch with M = 1 -> logits (S, G, C)."""
+
+    @jax.jit
+    def score_batch(params: Params, frozen: Params, micro: Micro) -> jax.Array:
+        one = jax.tree.map(lambda x: x[0], micro)
+        scores = objective.scores({**frozen, **params}, one)
+        return jax.lax.with_sharding_constraint(scores, sharding.replicated(mesh))
+
+    return score_batch
 
 
 def _judged(dataset: Dataset, split: str, index: Index, chosen: Chosen) -> Judged:

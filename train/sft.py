@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from train.checkpoint import CheckpointError, Checkpoints
@@ -21,18 +22,16 @@ from train.data import Encoder, plan_settings, train_batches
 from train.initial import Start, cast, keep_model_files, make_layout, open_start
 from train.loop import Outcome, Schedule, resume, run
 from train.plan import TrainPlan
-from train.ranking import METRICS, RankingObjective, make_evaluation
+from train.ranking import METRICS, RankingObjective, logits_of, make_evaluation
 from train.report import NonFiniteError, Report, describe_run
 from train.settings import DataSettings, TrainConfig
-from train.signals import read_preferences, table
 from train.sizes import cached_index
+from train.stage import Stage, SupervisedStage
 from train.step import (
     Params,
     abstract_state,
     initial_state,
-    learning_rate,
     make_optimizer,
-    make_step,
     state_shardings,
 )
 from unirank_jax import sharding
@@ -67,8 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def train(config: TrainConfig, workdir: Path) -> Outcome:
-    """Everything that the command does with a resolved configuration."""
+def train(config: TrainConfig, workdir: Path, stage: Stage | None = None) -> Outcome:
+    """Everything that a command does with a resolved configuration; `stage`: of another stage."""
+    stage = stage or SupervisedStage(config)
     _check(config)
     keep_programs(workdir / "cache" / "programs")
     mesh = sharding.mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
@@ -78,16 +78,6 @@ def train(config: TrainConfig, workdir: Path) -> Outcome:
     settings = plan_settings(config, mesh, prompt)
     index = cached_index(dataset, config.data.train_split, prompt, workdir / "cache")
     plan = TrainPlan(index, settings)
-    signals = None
-    if config.data.preferences:
-        signals = table(index, read_preferences(Path(config.data.preferences)))
-        if not signals.pairs:
-            raise ConfigError(
-                f"data.preferences: {config.data.preferences} says nothing of the training lists; "
-                "give the file that was mined with data.lists"
-            )
-    encoder = Encoder(dataset, index, prompt, start.config, settings.list_size, signals)
-
     layout, adapters = make_layout(start.config, config.lora, config.seed)
     places = layout.shardings(mesh)
     names = layout.select(config.freeze)
@@ -122,15 +112,16 @@ def train(config: TrainConfig, workdir: Path) -> Outcome:
             lambda: initial_state(optimizer, loaded, state_places),
         )
         objective = RankingObjective(layout, prompt.label_ids, config)
-        step = make_step(
-            objective,
-            config.loss,
-            optimizer,
-            learning_rate(config.optimizer, config.schedule),
-            state_places,
-            frozen,
-            mesh,
-        )
+
+        def first_logits() -> np.ndarray:
+            base = start.load(places)  # of step 0, whatever the checkpoint
+            whole = {**base, **{n: jax.device_put(a, places[n]) for n, a in adapters.items()}}
+            encoder = Encoder(dataset, index, prompt, start.config, settings.list_size)
+            return logits_of(objective, cast(whole, dtypes), encoder, settings, mesh)
+
+        signals = stage.signals(index, workdir, dataset.fingerprint, first_logits)
+        encoder = Encoder(dataset, index, prompt, start.config, settings.list_size, signals)
+        step = stage.step(objective, optimizer, state_places, frozen, mesh)
         evaluate = make_evaluation(
             config, objective, dataset, prompt, start.config, mesh, workdir, frozen
         )

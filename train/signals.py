@@ -61,13 +61,15 @@ class SignalTable:
 def table(
     index: Index,
     preferences: Mapping[str, Iterable[tuple[str, str, float]]] | None = None,
-    reference: Scores | None = None,
+    reference: np.ndarray | None = None,
     reward: Scores | None = None,
 ) -> SignalTable:
-    """Side files as arrays. Preferences: qid -> (better did, worse did, weight)."""
+    """Side files as arrays.
+
+    preferences: qid -> (better did, worse did, weight). reference: (N,), parallel to `index.items`.
+    """
     pairs: dict[int, np.ndarray] = {}
-    columns = {"reference": reference or {}, "reward": reward or {}}
-    arrays = {name: np.zeros(len(index.items), np.float32) for name in columns}
+    utility = np.zeros(len(index.items), np.float32)
     for number in range(len(index)):
         qid = str(index.queries[number])
         slots = np.arange(index.starts[number], index.starts[number + 1])
@@ -79,11 +81,12 @@ def table(
         ]
         if found:
             pairs[number] = np.array(found, np.float64)
-        for name, scores in columns.items():
-            for did, value in scores.get(qid, {}).items():
-                if did in slot_of:
-                    arrays[name][slot_of[did]] = value
-    return SignalTable(pairs, arrays["reference"], arrays["reward"])
+        for did, value in (reward or {}).get(qid, {}).items():
+            if did in slot_of:
+                utility[slot_of[did]] = value
+    if reference is None:
+        reference = np.zeros(len(index.items), np.float32)
+    return SignalTable(pairs, reference.astype(np.float32), utility)
 
 
 def read_preferences(path: Path) -> dict[str, list[tuple[str, str, float]]]:

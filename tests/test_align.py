@@ -1,0 +1,221 @@
+"""Stage 2 from mined lists to an export: rewards, the two-pass gradient, resuming, refusals."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_run
+
+from train import align, mine, reward
+from train.align_step import two_pass
+from train.contenders import exported
+from train.reward import accuracy, combined, refusals
+from train.temperature import CHOICES
+from train.utility import utilities
+from unirank_jax.reranker import load
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A dataset, a model, and what it mines of both splits."""
+    folder = tmp_path_factory.mktemp("inputs")
+    data = tiny_run.dataset_folder(folder / "data", lists=12)
+    model = tiny_run.model_folder(folder / "model")
+    for split in ("train", "valid"):
+        settings = [f"source={data}", f"model={model}", f"dual_encoder={model}", "limit=0"]
+        settings += [f"split={split}", "texts=4", "images=4", "mining.trivial=1e9"]
+        settings += ["mining.relative_margin=-9", "mining.num_negatives=4"]
+        arguments = ["--workdir", str(folder / split), "--set", *settings]
+        assert mine.main(["--config", "configs/sci_mine.py", *arguments]) == 0
+    return {"data": data, "model": model, "train": folder / "train", "valid": folder / "valid"}
+
+
+def shared(inputs: dict[str, Path], **changes: object) -> list[str]:
+    return tiny_run.settings(
+        inputs["data"],
+        inputs["model"],
+        data__lists=inputs["train"] / "mined.jsonl.gz",
+        data__preferences=inputs["train"] / "preferences.jsonl.gz",
+        data__max_positives=1,
+        batch__lists=8,
+        evaluation__every_steps=0,
+        **changes,
+    )
+
+
+def test_from_preferences_to_an_aligned_model(
+    inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = shared(
+        inputs,
+        schedule__steps=6,
+        members=2,
+        accept=True,
+        valid_lists=inputs["valid"] / "mined.jsonl.gz",
+        valid_preferences=inputs["valid"] / "preferences.jsonl.gz",
+    )
+    command = ["--config", "configs/sci_reward.py", "--workdir", str(tmp_path / "reward"), "--set"]
+    assert reward.main([*command, *settings]) == 0
+    told = capsys.readouterr().out
+    assert "of 2 models" in told and " preferences" in told
+    found = json.loads((tmp_path / "reward" / "accuracy.json").read_text())
+    assert {"all", "across"} <= found.keys() and 0 <= found["all"][0] <= 1
+    rewards = tmp_path / "reward" / "rewards.jsonl.gz"
+    with gzip.open(rewards, "rt") as lines:
+        listed = {one["qid"]: one for one in map(json.loads, lines)}
+    members = [
+        json.loads(line)
+        for n in range(2)
+        for line in gzip.open(tmp_path / "reward" / f"member-{n}" / "rewards.jsonl.gz", "rt")
+        if json.loads(line)["qid"] == next(iter(listed))
+    ]
+    values = np.array([one["rewards"] for one in members])
+    assert not np.array_equal(values[0], values[1]), "another seed, another model"
+    expected = values.mean(0) - 0.5 * values.std(0)
+    np.testing.assert_allclose(next(iter(listed.values()))["rewards"], expected, rtol=1e-6)
+    before = rewards.read_bytes()
+    assert reward.main([*command, *settings]) == 0, "again: everything is there"
+    assert rewards.read_bytes() == before
+
+    settings = shared(inputs, schedule__steps=8, rewards=rewards, log__every_steps=1)
+    command = ["--config", "configs/sci_align.py", "--set", *settings, "batch.accumulate=1"]
+    capsys.readouterr()
+    assert align.main([*command, "--workdir", str(tmp_path / "align")]) == 0
+    assert "policy.temperature: " in capsys.readouterr().out
+    series = [one for one in tiny_run.series(tmp_path / "align") if one["kind"] == "train"]
+    names = {"objective", "bernoulli", "first", "bce", "entropy", "reward", "dead", "magnitude"}
+    assert names <= series[0].keys() and len(series) == 8
+    assert series[0]["bernoulli"] == pytest.approx(0.0, abs=1e-6), "it starts as stage 1"
+    assert series[-1]["bernoulli"] > 1e-7, "and moves"
+    with exported(str(tmp_path / "align"), "last") as folder:
+        scores = load(folder).logits("which one shows a square?", ["a red square", "no"])
+    assert np.isfinite(scores).all()
+
+
+def test_killed_and_resumed_it_is_the_same_run(inputs: dict[str, Path], tmp_path: Path) -> None:
+    gold = ["policy.utility=gain", "policy.preference=0", "policy.hit=0.5", "batch.accumulate=1"]
+    settings = [*shared(inputs, schedule__steps=9, log__every_steps=1), *gold]
+    command = ["--config", "configs/sci_align.py", "--set", *settings, "--workdir"]
+    assert align.main([*command, str(tmp_path / "whole")]) == 0
+    stop = [*command, str(tmp_path / "parts")]
+    half = [one.replace("schedule.steps=9", "schedule.steps=9") for one in stop]
+    import signal
+
+    from train import loop
+
+    due = loop._due
+
+    def stopping(step: int, every: int) -> bool:
+        if step == 4 and every == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return due(step, every)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_due", stopping)
+        assert align.main(half) == 143
+    assert align.main(half) == 0
+
+    def losses(name: str) -> list[object]:
+        lines = tiny_run.series(tmp_path / name)
+        return [(one["step"], one["loss"]) for one in lines if one["kind"] == "train"]
+
+    assert losses("parts") == losses("whole") and len(losses("whole")) == 9
+
+
+def test_the_two_pass_gradient_is_that_of_the_whole() -> None:
+    """A loss over all lists that does not split into micro-batches."""
+    random = np.random.default_rng(0)
+    batch = random.normal(size=(4, 1, 2, 5, 7))  # M, S, G, C, features
+    params = {"w": random.normal(size=7), "v": random.normal(size=7)}
+
+    def margins(params: dict, micro: jax.Array) -> jax.Array:
+        return jnp.tanh(micro @ params["w"]) * (micro @ params["v"])
+
+    def loss(logits: jax.Array) -> tuple[jax.Array, dict]:
+        share = jax.nn.log_softmax(logits, axis=-1)
+        value = (share * jnp.roll(share, 1, axis=0)).sum() / jnp.abs(logits).max()
+        return value, {"n": (value, value)}
+
+    def whole(params: dict) -> jax.Array:
+        return loss(margins(params, batch).reshape(-1, 5))[0]
+
+    with jax.enable_x64():
+        expected, slope = jax.value_and_grad(whole)(params)
+        for shape in (batch.shape, (1, 1, 8, 5, 7), (8, 1, 1, 5, 7)):
+            some = jnp.asarray(batch.reshape(shape))
+            value, parts, found = jax.jit(lambda p, b: two_pass(margins, loss, p, b))(params, some)
+            assert float(value) == pytest.approx(float(expected), rel=1e-6)
+            assert set(parts) == {"n"}
+            for name in params:
+                np.testing.assert_allclose(found[name], slope[name], rtol=1e-6, atol=1e-9)
+
+
+def test_micro_batches_give_the_same_run(inputs: dict[str, Path], tmp_path: Path) -> None:
+    gold = ["policy.utility=gain", "policy.preference=0", "data.length_window=1"]
+    found = {}
+    for parts in (1, 2):
+        settings = [*shared(inputs, schedule__steps=3, log__every_steps=1), *gold]
+        settings += ["batch.lists=16", f"batch.accumulate={parts}", "policy.temperature=2"]
+        workdir = str(tmp_path / str(parts))
+        command = ["--config", "configs/sci_align.py", "--set", *settings, "--workdir", workdir]
+        assert align.main(command) == 0
+        series = [one for one in tiny_run.series(Path(workdir)) if one["kind"] == "train"]
+        found[parts] = [one["grad_norm"] for one in series]
+    np.testing.assert_allclose(found[1], found[2], rtol=1e-4)
+
+
+def test_contradictions_are_refused(
+    inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(module: object, config: str, *changes: str) -> str:
+        settings = [*shared(inputs, schedule__steps=1), *changes]
+        command = ["--config", config, "--workdir", str(tmp_path / "x"), "--set", *settings]
+        assert module.main(command) == 1  # type: ignore[attr-defined]
+        return capsys.readouterr().err
+
+    told = failing(align, "configs/sci_align.py", "policy.samples=1", "policy.clip=0,0.2")
+    assert "policy.samples" in told and "policy.clip" in told and "needs rewards" in told
+    told = failing(align, "configs/sci_align.py:gold", "policy.algorithm=dpo", "data.preferences=")
+    assert "policy.algorithm=dpo needs data.preferences" in told
+    told = failing(reward, "configs/sci_reward.py", "members=0", "valid_lists=x")
+    assert "members must be at least 1" in told and "belong together" in told
+
+
+def test_accuracy_by_type_and_the_rule() -> None:
+    rewards = {"q": {"a": 2.0, "b": 1.0, "c": 1.0, "d": 3.0}}
+    kinds = {
+        ("q", "a", "b"): "text > text",
+        ("q", "b", "c"): "text > image",
+        ("q", "a", "d"): "image > text",
+        ("q", "x", "a"): "text > text",
+    }
+    pairs = {"q": [(better, worse, 1.0) for _, better, worse in kinds]}
+    found = accuracy(pairs, kinds, rewards)
+    assert found == {
+        "all": (0.5, 3),
+        "within": (1.0, 1),
+        "across": (0.25, 2),
+        "text > text": (1.0, 1),
+        "text > image": (0.5, 1),
+        "image > text": (0.0, 1),
+    }
+    told = refusals(found)
+    assert len(told) == 3 and any("75.0 points less right than within" in one for one in told)
+    assert refusals({"within": (0.8, 9), "across": (0.75, 9), "text > image": (0.7, 9)}) == []
+    cautious = combined([rewards, {"q": {"a": 0.0, "b": 1.0, "c": 1.0, "d": 3.0}}], 0.5)
+    assert cautious["q"] == {"a": 0.5, "b": 1.0, "c": 1.0, "d": 3.0}
+
+
+def test_utilities_lie_between_zero_and_one_on_one_scale() -> None:
+    found = utilities({"a": {"x": 1.0, "y": -1.0}, "b": {"x": 103.0, "y": 97.0}, "c": {"x": 5.0}})
+    spread = 2.0  # of 1 and 3
+    assert found["a"]["x"] == pytest.approx(1 / (1 + np.exp(-1 / spread)))
+    assert found["b"]["x"] == pytest.approx(1 / (1 + np.exp(-3 / spread)))
+    assert found["c"]["x"] == 0.5 and found["a"]["y"] == pytest.approx(1 - found["a"]["x"])
+    assert CHOICES == tuple(sorted(CHOICES))

@@ -1,0 +1,157 @@
+"""`python -m train.align`: stage 2, a query-level policy tuned on preferences and rewards.
+
+The orders of each query's candidates are sampled from the policy that the logits define, rewarded,
+and reinforced (train/alignment.py). One network is in the step: the logits of stage 1 that anchor
+it and the rewards of `train.reward` are data. Running the same command again resumes, bit for bit.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from train.align_step import make_policy_step
+from train.alignment import AnchorSettings, PolicySettings
+from train.config import ConfigError, load, parse, require_size
+from train.ranking import RankingObjective
+from train.settings import TrainConfig
+from train.sft import EXPECTED, train
+from train.signals import Scores, SignalTable, read_scores, table
+from train.sizes import Index
+from train.stage import preferences_of
+from train.step import Params, Step, TrainState, learning_rate
+from train.temperature import choose_temperature
+from train.utility import utilities
+
+
+@dataclass(frozen=True)
+class AlignConfig(TrainConfig):
+    """Everything that `train.align` needs. `loss` is not used: the objective is `policy`."""
+
+    policy: PolicySettings
+    anchor: AnchorSettings
+    rewards: str  # a file of `train.reward`; "" where no part of the objective needs one
+
+
+class AlignmentStage:
+    """Stage 2; with policy.temperature = 0 it chooses one from the logits of stage 1."""
+
+    def __init__(self, config: AlignConfig) -> None:
+        self.config, self.policy = config, config.policy
+
+    def signals(
+        self, index: Index, workdir: Path, data: str, first_logits: Callable[[], np.ndarray]
+    ) -> SignalTable:
+        """See `Stage`."""
+        config = self.config
+        reference = reference_logits(workdir, data, first_logits)
+        preferences = preferences_of(config, index) if config.data.preferences else None
+        rewards: Scores = {}
+        if config.rewards:
+            rewards = utilities(read_scores(Path(config.rewards), "rewards"))
+            if not rewards.keys() & set(index.queries.tolist()):
+                raise ConfigError(
+                    f"rewards: {config.rewards} says nothing of the training lists; score those "
+                    "of data.lists with train.reward"
+                )
+        found = table(index, preferences, np.nan_to_num(reference), rewards)
+        if self.policy.temperature == 0:
+            chosen = choose_temperature(index, found, config.data.list_size, self.policy)
+            self.policy = replace(self.policy, temperature=chosen.temperature)
+            print(f"policy.temperature: {chosen}")
+        return found
+
+    def step(
+        self,
+        objective: RankingObjective,
+        optimizer: optax.GradientTransformation,
+        places: TrainState,
+        frozen: Params,
+        mesh: Mesh,
+    ) -> Step:
+        """See `Stage`."""
+        config = self.config
+        rate = learning_rate(config.optimizer, config.schedule)
+        return make_policy_step(
+            objective,
+            self.policy,
+            config.anchor,
+            config.seed,
+            optimizer,
+            rate,
+            places,
+            frozen,
+            mesh,
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run or resume. Exit code 0 when finished, 1 on an error, 143 when stopped by SIGTERM."""
+    arguments = parse("align", __doc__ or "", "configs/sci_align.py", argv)
+    try:
+        accelerators = 0 if jax.default_backend() == "cpu" else jax.device_count()
+        require_size(arguments.config, accelerators)
+        config: AlignConfig = load(arguments.config, arguments.set)
+        check(config)
+        outcome = train(config, Path(arguments.workdir), AlignmentStage(config))
+    except EXPECTED as error:
+        print(f"train.align: {error}", file=sys.stderr)
+        return 1
+    if not outcome.finished:
+        print(f"stopped at step {outcome.step}; run the same command again to go on")
+        return 143
+    return 0
+
+
+def check(config: AlignConfig) -> None:
+    """Settings that contradict each other.
+
+    Raises:
+        ConfigError: all of them.
+    """
+    policy = config.policy
+    sampled = policy.algorithm == "policy"
+    paired = policy.algorithm in ("bernoulli", "dpo", "pairs") or (sampled and policy.preference)
+    rewarded = policy.utility == "reward" and (
+        policy.algorithm in ("first", "target") or (sampled and policy.dcg)
+    )
+    checks = (
+        (policy.samples > 1, "policy.samples must be at least 2: the others are the baseline"),
+        (policy.temperature >= 0, "policy.temperature must be positive, or 0 to have it chosen"),
+        (policy.placements > 0, "policy.placements must be at least 1"),
+        (policy.cutoff > 0, "policy.cutoff must be at least 1"),
+        (min(policy.clip) > 0, "policy.clip must be positive"),
+        (
+            not paired or bool(config.data.preferences),
+            f"policy.algorithm={policy.algorithm} needs data.preferences (or policy.preference=0)",
+        ),
+        (
+            not rewarded or bool(config.rewards),
+            "policy.utility=reward needs rewards, a file of train.reward; or choose gain",
+        ),
+    )
+    problems = [message for good, message in checks if not good]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def reference_logits(workdir: Path, data: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """The logits of stage 1 for all candidates, kept in the run's folder."""
+    path = workdir / "cache" / f"reference-{data[:16]}.npy"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp.npy")
+        np.save(temporary, compute(), allow_pickle=False)
+        temporary.replace(path)
+    return np.load(path, allow_pickle=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

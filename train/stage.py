@@ -1,0 +1,84 @@
+"""What differs between the stages of training: the side information of lists, and the update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from train.config import ConfigError
+from train.ranking import RankingObjective
+from train.settings import TrainConfig
+from train.signals import SignalTable, read_preferences, table
+from train.sizes import Index
+from train.step import Params, Step, TrainState, learning_rate, make_step
+
+
+class Stage(Protocol):
+    """One stage of training."""
+
+    def signals(
+        self, index: Index, workdir: Path, data: str, first_logits: Callable[[], np.ndarray]
+    ) -> SignalTable | None:
+        """Side information of the training lists.
+
+        data: fingerprint of the lists. first_logits: computes the logits of the network that the
+        run starts from, (N,) parallel to `index.items`, NaN for unjudged candidates.
+        """
+
+    def step(
+        self,
+        objective: RankingObjective,
+        optimizer: optax.GradientTransformation,
+        places: TrainState,
+        frozen: Params,
+        mesh: Mesh,
+    ) -> Step:
+        """The compiled update."""
+
+
+@dataclass(frozen=True)
+class SupervisedStage:
+    """Stage 1, and the reward model: a weighted sum of losses of labels or preferences."""
+
+    config: TrainConfig
+
+    def signals(
+        self, index: Index, workdir: Path, data: str, first_logits: Callable[[], np.ndarray]
+    ) -> SignalTable | None:
+        if not self.config.data.preferences:
+            return None
+        return table(index, preferences_of(self.config, index))
+
+    def step(
+        self,
+        objective: RankingObjective,
+        optimizer: optax.GradientTransformation,
+        places: TrainState,
+        frozen: Params,
+        mesh: Mesh,
+    ) -> Step:
+        config = self.config
+        rate = learning_rate(config.optimizer, config.schedule)
+        return make_step(objective, config.loss, optimizer, rate, places, frozen, mesh)
+
+
+def preferences_of(config: TrainConfig, index: Index) -> dict[str, Any]:
+    """The preferences of the configured file.
+
+    Raises:
+        ConfigError: it has none of the training lists.
+        FormatError: lines that cannot be used.
+    """
+    found = read_preferences(Path(config.data.preferences))
+    if not found.keys() & set(index.queries.tolist()):
+        raise ConfigError(
+            f"data.preferences: {config.data.preferences} says nothing of the training lists; "
+            "give the file that was mined with data.lists"
+        )
+    return found
