@@ -79,12 +79,13 @@ def measure(folder: Path, arguments: argparse.Namespace, machine: Machine) -> di
     }
     first: dict[str, float] = {}
     gradients, losses = {}, {}
-    state: TrainState | None = None
     for form, batch in forms.items():
-        state = None  # memory for one state at a time
-        first[form], (state, metrics) = timed(partial(trial.update, trial.fresh(), batch))
+        state = trial.fresh()
+        first[form], (state, metrics) = timed(partial(trial.update, state, batch))
         gradients[form] = trial.gradient(state)
         losses[form] = float(metrics["loss"])
+        del state  # memory for one at a time
+    state = trial.fresh()
     times: dict[str, list[float]] = {form: [] for form in forms}
     for _ in range(arguments.rounds):
         for form, batch in forms.items():

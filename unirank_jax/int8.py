@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import reduce
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from flax import nnx
 from unirank_jax import lora
 
 Array = jax.Array
+Network = TypeVar("Network", bound=nnx.Module)
 STEPS = 127.0  # of a magnitude; -128 stays unused
 LEAST = 1e-30  # magnitude of a row or column of zeros, so that nothing is divided by zero
 
@@ -67,7 +69,7 @@ def is_decoder_linear(path: str) -> bool:
     return re.fullmatch(lora.DECODER_LINEAR, path) is not None
 
 
-def quantize(model: nnx.Module) -> nnx.Module:
+def quantize(model: Network) -> Network:
     """Put the decoder's linear layers into 8 bits in place; returns the model.
 
     Raises:
