@@ -55,8 +55,11 @@ def test_values_are_within_half_a_step(axis: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_it_equals_numpy_to_the_bit(dtype: str) -> None:
-    x, kernel = jnp.asarray(random((40, 24)), dtype), jnp.asarray(random((24, 17), 1), dtype)
+@pytest.mark.parametrize("sizes", [(40, 24, 17), (130, 2048, 96)])  # large: another routine
+def test_it_equals_numpy_to_the_bit(sizes: tuple[int, int, int], dtype: str) -> None:
+    tokens, wide, narrow = sizes
+    x = jnp.asarray(random((tokens, wide)), dtype)
+    kernel = jnp.asarray(random((wide, narrow), 1), dtype)
     layer = Int8Dense(kernel, ("embed", "heads"))
     found = jax.jit(lambda layer, x: layer(x))(layer, x)
     rows, row_scale = reference(np.asarray(x, np.float32), -1)
