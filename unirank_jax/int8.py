@@ -55,8 +55,8 @@ class Int8Dense(nnx.Module):
 def quantized(x: Array, axis: int) -> tuple[Array, Array]:
     """int8 values like x, and the float32 scales that turn them back, without that axis.
 
-    Written with products by reciprocals of its own, which a compiler has no reason to rewrite:
-    the values are the same on every device.
+    Written with products by reciprocals, which a compiler has no reason to rewrite, so that the
+    values are those of numpy to the bit.
     """
     wide = x.astype(jnp.float32)
     top = jnp.maximum(jnp.abs(wide).max(axis, keepdims=True), LEAST)

@@ -94,7 +94,7 @@ class Reranker:
         self.scoring = scoring
         if (scoring.quantize == "int8") != is_quantized(model):
             raise Int8Error(
-                f"quantize is {scoring.quantize!r}, which the weights are not; give it to load()"
+                f"quantize is {scoring.quantize!r}, but the weights are not so; give it to load()"
             )
         budget = scoring.token_budget
         if budget is None:
