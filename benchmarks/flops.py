@@ -1,10 +1,13 @@
-"""FLOP that scoring a workload needs: the query once, no padding, the last layer at the label."""
+"""FLOP that is needed: the query once, no padding, the last layer at the label."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from benchmarks.workloads import Workload
 from unirank_jax.config import ModelConfig
 from unirank_jax.content import parse
+from unirank_jax.prompt import Encoded
 from unirank_jax.reranker import Reranker
 
 
@@ -28,6 +31,22 @@ def needed(ours: Reranker, workload: Workload) -> float:
             images |= {image.digest: len(image.pixels) for image in row.images}
         total += sum(tower(config, patches) for patches in images.values())
     return total
+
+
+def of_update(config: ModelConfig, groups: Sequence[tuple[Encoded, Sequence[Encoded]]]) -> float:
+    """An update of all parameters on queries with their candidates: three times the forward pass.
+
+    The static prompt counts, since its keys and values change with every update; the optimizer,
+    which computes little and moves much memory, does not.
+    """
+    total = 0.0
+    images: dict[bytes, int] = {}
+    for prefix, rows in groups:
+        total += sequence(config, len(prefix.tokens), 0, last=0)
+        total += sum(sequence(config, len(r.tokens), len(prefix.tokens), last=1) for r in rows)
+        shown = [image for one in (prefix, *rows) for image in one.images]
+        images |= {image.digest: len(image.pixels) for image in shown}
+    return 3.0 * (total + sum(tower(config, patches) for patches in images.values()))
 
 
 def sequence(config: ModelConfig, tokens: int, before: int, last: int) -> float:

@@ -12,27 +12,22 @@ moved by more than a tenth.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import resource
 import statistics
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import model as shapes
 from benchmarks.flops import needed
+from benchmarks.machine import Machine, summary, timed, write
 from benchmarks.workloads import WORKLOADS, Workload
-from unirank_jax.reranker import Reranker, ScoringConfig, load
+from unirank_jax.reranker import Reranker, load
+from unirank_jax.scoring_config import ScoringConfig
 
-STEADY = 0.10  # the matrix-product rate may move by so much
-QUIET = 0.35  # load average per core that other programs may cause before the run
 BATCHES = (1, 2, 4, 8, 16, 32)
 TOLERANCE = 1e-3  # of a logit
 Scorer = Callable[[Workload], np.ndarray]
@@ -41,39 +36,24 @@ Scorer = Callable[[Workload], np.ndarray]
 def main() -> None:
     """The command; exit status 1 where scores differ or the machine was not steady."""
     arguments = _parser().parse_args()
-    load_before = os.getloadavg()[0] / (os.cpu_count() or 1)
+    machine = Machine()
     folder = shapes.save(Path(arguments.model))
     rng = np.random.default_rng(0)
     workloads = {name: WORKLOADS[name](rng) for name in arguments.workloads}
-    rates = [product_rate()]
     tables = {}
     for name, workload in workloads.items():
         print(f"{name}: {workload.pairs} pairs", file=sys.stderr)
         tables[name] = measure(folder, workload, arguments)
-        rates.append(product_rate())
-    steady = max(rates) <= (1 + STEADY) * min(rates) and load_before <= QUIET
-    found = {
-        "device": jax.devices()[0].device_kind,
-        "processors": os.cpu_count(),
-        "jax": jax.__version__,
-        "load_before": round(load_before, 2),
-        "gflops_of_a_product": [round(rate / 1e9, 1) for rate in rates],
-        "valid": steady,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "workloads": tables,
-    }
+        machine.measure()
     for name, table in tables.items():
         for contender in table["contenders"].values():
-            share = contender["needed_flop_per_second"] / max(rates)
-            contender["share_of_product_rate"] = round(share, 3)
+            share = machine.share(contender["needed_flop_per_second"])
+            contender["share_of_product_rate"] = share
         print(render(name, table))
-    print("steady" if steady else "VOID: the machine was not idle or its speed moved")
-    if arguments.out:
-        path = Path(arguments.out)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(machine.verdict)
+    write(arguments.out, {**machine.about(), "workloads": tables})
     agree = all(table["largest_difference"] <= TOLERANCE for table in tables.values())
-    sys.exit(0 if steady and agree else 1)
+    sys.exit(0 if machine.steady and agree else 1)
 
 
 def measure(folder: Path, workload: Workload, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -91,11 +71,11 @@ def measure(folder: Path, workload: Workload, arguments: argparse.Namespace) -> 
     first: dict[str, float] = {}
     scores: dict[str, np.ndarray] = {}
     for name, scorer in contenders.items():
-        first[name], scores[name] = _timed(scorer, workload)
+        first[name], scores[name] = timed(partial(scorer, workload))
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(arguments.rounds):
         for name, scorer in contenders.items():
-            times[name].append(_timed(scorer, workload)[0])
+            times[name].append(timed(partial(scorer, workload))[0])
     needs = needed(ours, workload)
     compared = [name for name in contenders if name != "sentence-transformers"]
     differences = [float(np.abs(scores[name] - scores["ours"]).max()) for name in compared]
@@ -109,30 +89,13 @@ def measure(folder: Path, workload: Workload, arguments: argparse.Namespace) -> 
         "programs": ours.engine.programs,
         "contenders": {
             name: {
-                "first_s": round(first[name], 3),
-                "median_s": round(statistics.median(some), 4),
-                "lowest_s": round(min(some), 4),
-                "highest_s": round(max(some), 4),
+                **summary(first[name], some),
                 "pairs_per_second": round(workload.pairs / statistics.median(some), 2),
                 "needed_flop_per_second": needs / statistics.median(some),
             }
             for name, some in times.items()
         },
     }
-
-
-def product_rate() -> float:
-    """FLOP per second of a float32 matrix product, the best of a few."""
-    size = 1536
-    left = jnp.asarray(np.random.default_rng(0).normal(size=(size, size)), jnp.float32)
-    product = jax.jit(lambda x: x @ x)
-    product(left).block_until_ready()
-    seconds = []
-    for _ in range(8):
-        start = time.perf_counter()
-        product(left).block_until_ready()
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds)
 
 
 def render(name: str, table: dict[str, Any]) -> str:
@@ -178,15 +141,9 @@ def _best_batch(name: str, folder: Path, ours: Reranker, workload: Workload) -> 
     for batch in BATCHES:
         scorer.batch = batch
         scorer(workload)
-        seconds[batch] = _timed(scorer, workload)[0]
+        seconds[batch] = timed(partial(scorer, workload))[0]
     scorer.batch = min(seconds, key=lambda batch: seconds[batch])
     return scorer, scorer.batch
-
-
-def _timed(scorer: Scorer, workload: Workload) -> tuple[float, np.ndarray]:
-    start = time.perf_counter()
-    found = scorer(workload)
-    return time.perf_counter() - start, found
 
 
 def _same_order(one: np.ndarray, other: np.ndarray) -> bool:

@@ -249,7 +249,8 @@ def reranker() -> Any:
     from unirank_jax.layers import Compute
     from unirank_jax.manifest import Manifest
     from unirank_jax.model import Model
-    from unirank_jax.reranker import Reranker, ScoringConfig
+    from unirank_jax.reranker import Reranker
+    from unirank_jax.scoring_config import ScoringConfig
 
     tokenizer = Tokenizer.from_file(EMBEDDED_TOKENIZER)
     spec = ImageSpec(patch_size=8, merge_size=2, min_visual_tokens=4, max_visual_tokens=1800)

@@ -22,7 +22,8 @@ from unirank_jax.layers import Compute
 from unirank_jax.model import score
 from unirank_jax.packing import compact_needs, needs, pack
 from unirank_jax.prompt import DOCUMENT_FIRST, Encoded
-from unirank_jax.reranker import Reranker, ScoringConfig, load
+from unirank_jax.reranker import Reranker, load
+from unirank_jax.scoring_config import ScoringConfig
 from unirank_jax.store import StoreError, quantised
 
 ASKED = [QUERY, {"text": "like this", "image": picture(48, 72, 7)}, "a longer one " * 3]

@@ -25,7 +25,8 @@ from unirank_jax.hub import WeightsError
 from unirank_jax.intake import TruncationWarning
 from unirank_jax.prompt import DEFAULT_INSTRUCTION
 from unirank_jax.ranked import Ranked
-from unirank_jax.reranker import Cascade, Reranker, ScoringConfig, load
+from unirank_jax.reranker import Reranker, load
+from unirank_jax.scoring_config import Cascade, ScoringConfig
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from train.config import ConfigError
 from train.settings import OptimizerSettings, ScheduleSettings
 from unirank_jax import sharding
+from unirank_jax.int8 import refuse
 from unirank_jax.layers import LoRAParam
 from unirank_jax.model import Model
 
@@ -72,7 +73,12 @@ class Layout:
 
     @staticmethod
     def of(model: Model) -> Layout:
-        """The layout of a (possibly abstract) model."""
+        """The layout of a (possibly abstract) model.
+
+        Raises:
+            Int8Error: its weights are in 8 bits.
+        """
+        refuse(model, "trained")
         graph, state = nnx.split(model)
         flat = {".".join(map(str, path)): (path, v) for path, v in nnx.to_flat_state(state)}
         abstract = {

@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from unirank_jax.content import ContentError as ContentError
     from unirank_jax.intake import TruncationWarning as TruncationWarning
     from unirank_jax.ranked import Ranked as Ranked
-    from unirank_jax.reranker import Cascade as Cascade
     from unirank_jax.reranker import Reranker as Reranker
-    from unirank_jax.reranker import ScoringConfig as ScoringConfig
     from unirank_jax.reranker import load as load
     from unirank_jax.reranker import rank as rank
     from unirank_jax.reranker import score as score
+    from unirank_jax.scoring_config import Cascade as Cascade
+    from unirank_jax.scoring_config import ScoringConfig as ScoringConfig
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Cascade": "reranker",
+    "Cascade": "scoring_config",
     "ContentError": "content",
     "Ranked": "ranked",
     "Reranker": "reranker",
-    "ScoringConfig": "reranker",
+    "ScoringConfig": "scoring_config",
     "TruncationWarning": "intake",
     "load": "reranker",
     "rank": "reranker",

@@ -21,7 +21,7 @@ from flax import nnx
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from unirank_jax import lora
+from unirank_jax import int8, lora
 from unirank_jax.config import ModelConfig
 from unirank_jax.content import TextPart
 from unirank_jax.hub import WeightsError
@@ -94,8 +94,10 @@ def save_pretrained(
         dtype: of the weights on disk.
 
     Raises:
-        WeightsError: the folder is not empty, or a tensor is missing from what was written.
+        WeightsError: the folder is not empty, the weights are in 8 bits, or a tensor is missing
+            from what was written.
     """
+    int8.refuse(model, "saved", WeightsError)
     if any(layer.lora_a is not None for layer in lora.dense_layers(model).values()):
         model = nnx.clone(model)
         lora.fold(model)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from unirank_jax.export import save_pretrained
 from unirank_jax.feature_cache import FeatureCache
 from unirank_jax.images import ImageSpec
 from unirank_jax.indexing import build, shape_of
+from unirank_jax.int8 import Int8Error, is_quantized
 from unirank_jax.intake import OnError, Outcome, portions
 from unirank_jax.layers import Compute
 from unirank_jax.manifest import Manifest
@@ -32,60 +32,13 @@ from unirank_jax.model_card import Card, render
 from unirank_jax.programs import keep_programs
 from unirank_jax.prompt import DOCUMENT_FIRST, Prompt
 from unirank_jax.ranked import Ranked, ranked
+from unirank_jax.scoring_config import ScoringConfig
 from unirank_jax.store import Store, StoreError
 from unirank_jax.tokenizer import Tokenizer
 from unirank_jax.weights import load_model
 
 PORTION = 4  # batches whose candidates are sorted by length together
 DEFAULT_FOLDER = Path(__file__).parent / "assets" / "default"
-
-
-@dataclass(frozen=True)
-class Cascade:
-    """Ranking in two passes: cheaper, and the order may be another.
-
-    Attributes:
-        top: candidates that are scored again as they are.
-        visual_tokens: of a picture in the first pass, at most.
-    """
-
-    top: int
-    visual_tokens: int
-
-    def __post_init__(self) -> None:
-        for name in ("top", "visual_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"cascade.{name} is {getattr(self, name)}; give at least 1")
-
-
-@dataclass(frozen=True)
-class ScoringConfig:
-    """How scoring runs; none of it but the cascade changes a result.
-
-    Attributes:
-        token_budget: tokens of one batch; None is 2,048 on a CPU (its caches are small) and 16,384
-            on accelerators.
-        cache_bytes: host memory for the features of pictures that were seen; 0 = none are kept.
-        workers: threads that decode, resize and tokenise while the device computes.
-        cascade: `rank` scores all candidates with few visual tokens, the best again as they are.
-        cache_folder: where the features of every picture are written and read again, also by
-            other processes: for a corpus. Each model has a folder of its own in it.
-        compile_cache: a folder that keeps compiled programs for the next process. It must be as
-            trusted as the code: executables are loaded from it.
-    """
-
-    token_budget: int | None = None
-    cache_bytes: int = 256 * 2**20
-    workers: int = min(8, os.cpu_count() or 1)
-    cascade: Cascade | None = None
-    cache_folder: str | os.PathLike[str] | None = None
-    compile_cache: str | os.PathLike[str] | None = None
-
-    def __post_init__(self) -> None:
-        least = {"token_budget": 1, "cache_bytes": 0, "workers": 1}
-        for name, bound in least.items():
-            if getattr(self, name) is not None and getattr(self, name) < bound:
-                raise ValueError(f"{name} is {getattr(self, name)}; give at least {bound}")
 
 
 class Reranker:
@@ -106,6 +59,10 @@ class Reranker:
     ) -> None:
         self.prompt, self.manifest, self.source = prompt, manifest, source
         self.scoring = scoring
+        if (scoring.quantize == "int8") != is_quantized(model):
+            raise Int8Error(
+                f"quantize is {scoring.quantize!r}, but the weights are not so; give it to load()"
+            )
         budget = scoring.token_budget
         if budget is None:
             budget = 2048 if jax.default_backend() == "cpu" else 16384
@@ -306,7 +263,7 @@ class Reranker:
         loaded weights.
 
         Raises:
-            WeightsError: the folder is not empty.
+            WeightsError: the folder is not empty, or the weights are in 8 bits.
         """
         model = self.engine.model
         chosen = model.head_table.dtype if dtype is None else dtype
@@ -391,6 +348,7 @@ def load(
         dtype: of parameters and activations; default bfloat16 on accelerators, float32 on a CPU.
             Norms, softmax, label head and scores are float32 in any case.
         revision, token, local_files_only: passed to the hub.
+        scoring: how scoring runs, and whether in 8 bits.
 
     Raises:
         WeightsError: no such model, or tensors that do not fit; a training folder names the export.
@@ -400,7 +358,8 @@ def load(
     manifest = Manifest.read(folder)
     if dtype is None:
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    model = load_model(folder, dtype=dtype)
+    scoring = scoring or ScoringConfig()
+    model = load_model(folder, dtype=dtype, int8=scoring.quantize == "int8")
     vision = model.config.vision
     spec = ImageSpec(
         vision.patch_size,
@@ -418,7 +377,7 @@ def load(
         manifest.instruction,
     )
     compute = Compute(dtype=np.dtype(dtype).name)
-    return Reranker(model, prompt, manifest, folder, compute, scoring or ScoringConfig())
+    return Reranker(model, prompt, manifest, folder, compute, scoring)
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from safetensors.numpy import save_file
 
 from unirank_jax.config import ModelConfig
 from unirank_jax.hub import WeightsError, not_a_model
+from unirank_jax.int8 import is_decoder_linear, quantize, quantized
 from unirank_jax.keys import (
     EMBED_KEY,
     HEAD_KEY,
@@ -152,16 +154,19 @@ def load_params(
     config: ModelConfig,
     dtype: Any = None,
     shardings: Any = None,
+    int8: bool = False,
 ) -> dict[str, Any]:
     """Read a folder's safetensors into our tree (nested pure dict of jax arrays).
 
     Each device's block is read from the files by itself, so no second copy of the model exists.
+    With `int8` a kernel of the decoder is quantised and let go before the next is read.
 
     Args:
         folder: holds model.safetensors, or its shards with an index.
         config: `ModelConfig.from_hf` of the folder's config.json.
         dtype: of the parameters; None keeps what the files hold.
         shardings: tree of `jax.sharding.Sharding` like the parameters; None: the first device.
+        int8: the decoder's linear layers in 8 bits (see int8.py).
 
     Raises:
         WeightsError: keys missing, unexpected or of the wrong shape, all listed together.
@@ -177,6 +182,7 @@ def load_params(
     for entry in table:
         groups.setdefault(entry.name, []).append(entry)
     leaves = {}
+    rounded = jax.jit(partial(quantized, axis=-2))
     for name, group in groups.items():
         shape = shapes[name].shape
         of_file = files.read(group[0].key, (slice(0, 1),)).dtype if dtype is None else None
@@ -184,19 +190,29 @@ def load_params(
         place = single if shardings is None else places[name]
         read = _reader(files, group, shape, kind)
         leaves[name] = jax.make_array_from_callback(shape, place, read)
+        layer, _, leaf = name.rpartition(".")
+        if int8 and leaf == "kernel" and is_decoder_linear(layer):
+            leaves[name], leaves[f"{layer}.scale"] = rounded(leaves.pop(name))
     return unflatten(leaves)
 
 
 def load_model(
-    folder: str | os.PathLike[str], *, dtype: Any = None, shardings: Any = None
+    folder: str | os.PathLike[str],
+    *,
+    dtype: Any = None,
+    shardings: Any = None,
+    int8: bool = False,
 ) -> Model:
-    """The model of a Hugging Face folder: its config.json and its safetensors."""
+    """The model of a Hugging Face folder: its config.json and its safetensors (`load_params`)."""
     folder = Path(folder)
     if not (folder / "config.json").exists():
         raise WeightsError(not_a_model(folder))
     config = ModelConfig.from_hf(json.loads((folder / "config.json").read_text()))
-    graph, state = nnx.split(Model.abstract(config))
-    nnx.replace_by_pure_dict(state, load_params(folder, config, dtype, shardings))
+    model = Model.abstract(config)
+    if int8:
+        model = nnx.eval_shape(lambda: quantize(Model(config, nnx.Rngs(0))))
+    graph, state = nnx.split(model)
+    nnx.replace_by_pure_dict(state, load_params(folder, config, dtype, shardings, int8))
     return nnx.merge(graph, state)
 
 
