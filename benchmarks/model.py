@@ -6,6 +6,7 @@ the decoder). Labels are scaled so that logits spread like real ones and ranking
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from unirank_jax.config import ModelConfig, preset
 from unirank_jax.export import save_pretrained
 from unirank_jax.manifest import LABEL_TOKENS, Manifest
 from unirank_jax.model import Model
-from unirank_jax.prompt import DEFAULT_INSTRUCTION
+from unirank_jax.prompt import DEFAULT_INSTRUCTION, DOCUMENT_FIRST
 from unirank_jax.tokenizer import Tokenizer
 
 MAX_VISUAL_TOKENS = 1024
@@ -50,6 +51,16 @@ def hundred_million() -> ModelConfig:
         deepstack_layers=(2, 5),
     )
     return replace(tiny, text=text, vision=vision)
+
+
+def document_first(folder: Path) -> Path:
+    """The same weights with the prompt that puts the document first, beside the folder."""
+    other = folder.with_name(folder.name + "-document-first")
+    if not (other / "config.json").exists():
+        shutil.copytree(folder, other)
+        manifest = Manifest.read(folder)
+        replace(manifest, prompt_id=DOCUMENT_FIRST).write(other)
+    return other
 
 
 def save(folder: Path, seed: int = 0) -> Path:
