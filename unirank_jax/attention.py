@@ -8,32 +8,16 @@ so that a backend can either honour it or refuse it. A backend is one file with 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 
+from unirank_jax import attention_cudnn, attention_splash, attention_xla
+from unirank_jax.attention_request import Backend, PrefixKV, Request
+
+__all__ = ["Backend", "PrefixKV", "attend"]
+
 Array = jax.Array
-Backend = Literal["auto", "xla", "splash", "cudnn"]
-
-
-class PrefixKV(NamedTuple):
-    """Keys and values of the shared prefixes of one layer, and which prefix each row continues."""
-
-    k: Array  # (Q, Tq, K, H)
-    v: Array  # (Q, Tq, K, H)
-    lengths: Array  # (Q,) int32
-    prefix_of: Array | None  # (B,) int32; None where Q = 1: every row continues the only one
-
-
-class Request(NamedTuple):
-    """What a backend needs to know to accept or refuse: static, without the numbers."""
-
-    platform: str  # "cpu", "gpu", "tpu"
-    dtypes: frozenset[str]  # of queries, keys and values, those of the prefixes too
-    head_dim: int
-    queries: int  # T
-    keys: int  # S, without the prefixes
-    prefixes: int
 
 
 def platform() -> str:
@@ -58,8 +42,6 @@ def attend(
     backend: a named one honours the request or raises ValueError; "auto" takes the first that can.
     A row that has no key to read gives finite numbers, which differ between backends.
     """
-    from unirank_jax import attention_cudnn, attention_splash, attention_xla
-
     chosen = choose(describe(q, k, v, prefixes), backend)
     run = {
         "xla": attention_xla.attend,
@@ -78,8 +60,6 @@ def describe(q: Array, k: Array, v: Array, prefixes: Sequence[PrefixKV]) -> Requ
 
 def choose(request: Request, backend: Backend) -> Literal["xla", "splash", "cudnn"]:
     """The backend that serves the request; ValueError where the named one cannot."""
-    from unirank_jax import attention_cudnn, attention_splash
-
     refusals = {"splash": attention_splash.refusal, "cudnn": attention_cudnn.refusal}
     if backend == "xla":
         return "xla"

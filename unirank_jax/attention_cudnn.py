@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from unirank_jax.attention import PrefixKV, Request
+from unirank_jax.attention_request import PrefixKV, Request
 
 Array = jax.Array
 LARGEST_HEAD = 128  # what every supported GPU generation takes
@@ -25,9 +25,6 @@ def refusal(request: Request) -> str | None:
     if request.head_dim % 8 or request.head_dim > LARGEST_HEAD:
         limit = f"a multiple of 8 up to {LARGEST_HEAD}"
         return f"head dim {request.head_dim}; use {limit}, or choose auto or xla"
-    if request.queries % 2 or request.keys % 2:
-        lengths = f"{request.queries} queries and {request.keys} keys"
-        return f"rows of {lengths}; pad both to an even length, or choose auto or xla"
     return None
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-from unirank_jax.attention import PrefixKV, Request
+from unirank_jax.attention_request import PrefixKV, Request
 
 Array = jax.Array
 LANES = 128  # lengths are padded to a multiple of this

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from unirank_jax.attention import PrefixKV
+from unirank_jax.attention_request import PrefixKV
 
 Array = jax.Array
 MASKED = -1e30  # finite, so that a row of padding gives a mean instead of NaN

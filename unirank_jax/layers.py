@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unirank_jax.attention import Backend
+from unirank_jax.attention_request import Backend
 
 Array = jax.Array
 

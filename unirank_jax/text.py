@@ -87,7 +87,7 @@ class TextLayer(nnx.Module):
         cells: Cells,
         prefixes: Sequence[PrefixKV],
         read: Read,
-        backend: Backend = "auto",
+        backend: Backend,
     ) -> tuple[Array, tuple[Array, Array]]:
         """x (N, D) -> (N, D), or (B, D) where only the last tokens are read; keys and values."""
         y = self.norm1(x)

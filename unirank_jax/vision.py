@@ -41,7 +41,7 @@ class VisionBlock(nnx.Module):
         self.down = Dense(rngs, (mlp, width), ("vision_mlp", "vision_embed"), True, gain=0.5)
         self.heads = config.heads
 
-    def __call__(self, x: Array, angles: Array, cells: Cells, backend: Backend = "auto") -> Array:
+    def __call__(self, x: Array, angles: Array, cells: Cells, backend: Backend) -> Array:
         """x (N, Dv) -> (N, Dv)."""
         qkv = self.qkv(self.norm1(x)).reshape(x.shape[0], 3, self.heads, -1)
         q, k = rotate(qkv[:, 0], angles), rotate(qkv[:, 1], angles)
