@@ -1,5 +1,5 @@
-# make test | lint | demo | prove-m1 | prove-m2 | prove-tpu: each creates .venv, installs the pinned packages,
-# does its job.
+# make test | lint | demo | prove-m1 | prove-m2 | prove-tpu: each creates .venv, installs the
+# pinned packages, does its job.
 # A second call finds the stamps in .venv and starts at once. PYTHON=python3.12 picks another Python.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
