@@ -1,5 +1,5 @@
-# make test | lint | demo | prove-m1 | prove-m2: each creates .venv, installs the pinned packages,
-# does its job.
+# make test | lint | demo | prove-m1 | prove-m2 | prove-tpu: each creates .venv, installs the
+# pinned packages, does its job.
 # A second call finds the stamps in .venv and starts at once. PYTHON=python3.12 picks another Python.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -9,7 +9,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: test lint unit demo prove-m1 prove-m2 clean
+.PHONY: test lint unit demo prove-m1 prove-m2 prove-tpu clean
 
 test: lint unit
 
@@ -46,6 +46,12 @@ prove-m2: .venv/stamp-test
 			$(BIN)/unirank data check runs/prove-m2/$$name; } > results/m2/data-$$name.txt || exit 1; \
 	done
 	$(BIN)/python -m pytest tests/prove_report.py -rs
+
+# The TPU compiler, without a TPU: its wheel (130 MB) stays out of the environment.
+prove-tpu: .venv/stamp-test
+	$(PIP) --no-deps --upgrade --target runs/prove-tpu/wheel "libtpu==0.0.42.*"
+	TPU_LIBRARY_PATH=runs/prove-tpu/wheel/libtpu/libtpu.so \
+		$(BIN)/python -m pytest tests/prove_tpu_attention.py -rP
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found; install one or say make PYTHON=/path/to/python"; exit 1; }

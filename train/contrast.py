@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from unirank_jax.attention import MASKED
+from unirank_jax.attention_xla import MASKED
 from unirank_jax.batch import Array, Images, Rows
 from unirank_jax.layers import Compute
 from unirank_jax.model import (

@@ -1,28 +1,28 @@
-"""The one place where attention is computed.
+"""The one door to attention: the structure of a request, who can honour it, and the dispatch.
 
 `attend` takes the structure of the mask (causal, key lengths, shared prefixes), never a dense mask,
-so that a backend can either honour it or refuse it. Scores and softmax are float32.
+so that a backend can either honour it or refuse it. A backend is one file with two functions:
+`refusal(request)`, the reason why it cannot, or None, and `attend`. Scores and softmax are float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal
 
 import jax
-import jax.numpy as jnp
+
+from unirank_jax import attention_cudnn, attention_splash, attention_xla
+from unirank_jax.attention_request import Backend, PrefixKV, Request
+
+__all__ = ["Backend", "PrefixKV", "attend"]
 
 Array = jax.Array
-MASKED = -1e30  # finite, so that a row of padding gives a mean instead of NaN
 
 
-class PrefixKV(NamedTuple):
-    """Keys and values of the shared prefixes of one layer, and which prefix each row continues."""
-
-    k: Array  # (Q, Tq, K, H)
-    v: Array  # (Q, Tq, K, H)
-    lengths: Array  # (Q,) int32
-    prefix_of: Array | None  # (B,) int32; None where Q = 1: every row continues the only one
+def platform() -> str:
+    """Where the program is going to run; a compile for another platform replaces this function."""
+    return jax.default_backend()
 
 
 def attend(
@@ -33,52 +33,47 @@ def attend(
     causal: bool,
     key_lengths: Array | None = None,
     prefixes: Sequence[PrefixKV] = (),
+    backend: Backend = "auto",
 ) -> Array:
     """Grouped-query attention: q (B, T, N, H), k and v (B, S, K, H) -> (B, T, N, H).
 
     causal: token t reads keys <= t of its own row (S = T). key_lengths (B,): keys past it are
     padding. prefixes: every token also reads the valid keys of its row's prefix in each of them.
+    backend: a named one honours the request or raises ValueError; "auto" takes the first that can.
+    A row that has no key to read gives finite numbers, which differ between backends.
     """
-    rows, length, heads, size = q.shape
-    groups, span = k.shape[2], k.shape[1]
-    q = q.reshape(rows, length, groups, heads // groups, size)
-    mask = jnp.ones((1, 1, 1, length, span), bool)
-    if causal:
-        mask = jnp.tril(mask)
-    if key_lengths is not None:
-        mask = mask & (jnp.arange(span) < key_lengths[:, None])[:, None, None, None]
-    parts = [_masked(q, k, mask)]
-    values = [v]
-    for prefix in prefixes:
-        parts.append(_prefix_scores(q, prefix))
-        values.append(prefix.v if prefix.prefix_of is None else prefix.v[prefix.prefix_of])
-    weights = jax.nn.softmax(jnp.concatenate(parts, axis=-1), axis=-1).astype(v.dtype)
-    out = jnp.zeros((), v.dtype)
-    start = 0
-    for part, value in zip(parts, values, strict=True):
-        some = weights[..., start : start + part.shape[-1]]
-        out = out + _mix(some, value)
-        start += part.shape[-1]
-    return out.reshape(rows, length, heads, size)
+    chosen = choose(describe(q, k, v, prefixes), backend)
+    run = {
+        "xla": attention_xla.attend,
+        "splash": attention_splash.attend,
+        "cudnn": attention_cudnn.attend,
+    }[chosen]
+    return run(q, k, v, causal=causal, key_lengths=key_lengths, prefixes=prefixes)
 
 
-def _prefix_scores(q: Array, prefix: PrefixKV) -> Array:
-    """(B, K, G, T, Tq) float32; the only prefix of all rows is read in place, without copies."""
-    seen = jnp.arange(prefix.k.shape[1]) < prefix.lengths[:, None]  # (Q, Tq)
-    if prefix.prefix_of is None:
-        scores = jnp.einsum("btkgh,skh->bkgts", q, prefix.k[0], preferred_element_type=jnp.float32)
-        return jnp.where(seen[0], scores * q.shape[-1] ** -0.5, MASKED)
-    mask = seen[prefix.prefix_of][:, None, None, None]
-    return _masked(q, prefix.k[prefix.prefix_of], mask)
+def describe(q: Array, k: Array, v: Array, prefixes: Sequence[PrefixKV]) -> Request:
+    """The request that these arrays make on the present platform."""
+    arrays = [q, k, v, *(x for prefix in prefixes for x in (prefix.k, prefix.v))]
+    dtypes = frozenset(x.dtype.name for x in arrays)
+    return Request(platform(), dtypes, q.shape[-1], q.shape[1], k.shape[1], len(prefixes))
 
 
-def _masked(q: Array, k: Array, mask: Array) -> Array:
-    scores = jnp.einsum("btkgh,bskh->bkgts", q, k, preferred_element_type=jnp.float32)
-    return jnp.where(mask, scores * q.shape[-1] ** -0.5, MASKED)
-
-
-def _mix(weights: Array, values: Array) -> Array:
-    """weights (B, K, G, T, S), values (B or 1, S, K, H) -> (B, T, K, G, H)."""
-    if values.shape[0] == 1 and weights.shape[0] > 1:
-        return jnp.einsum("bkgts,skh->btkgh", weights, values[0])
-    return jnp.einsum("bkgts,bskh->btkgh", weights, values)
+def choose(request: Request, backend: Backend) -> Literal["xla", "splash", "cudnn"]:
+    """The backend that serves the request; ValueError where the named one cannot."""
+    refusals = {"splash": attention_splash.refusal, "cudnn": attention_cudnn.refusal}
+    if backend == "xla":
+        return "xla"
+    if backend == "splash" or backend == "cudnn":
+        reason = refusals[backend](request)
+        if reason is not None:
+            raise ValueError(f"attention backend {backend!r} cannot honour {reason}")
+        return backend
+    if backend != "auto":
+        known = "auto, xla, splash or cudnn"
+        raise ValueError(f"attention backend {backend!r} is unknown; choose {known}")
+    if request.queries > 1:  # one query has few scores: nothing to gain from a kernel
+        if attention_splash.refusal(request) is None:
+            return "splash"
+        if attention_cudnn.refusal(request) is None:
+            return "cudnn"
+    return "xla"

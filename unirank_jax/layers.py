@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from unirank_jax.attention_request import Backend
+
 Array = jax.Array
 
 
@@ -24,6 +26,7 @@ class Compute:
     dtype: str = "float32"
     remat: str = "none"  # "none" keeps all, "dots" keeps matrix products, "full" recomputes blocks
     unroll: bool = False  # write the layer loop out: faster on a CPU, slower to compile
+    attention: Backend = "auto"  # who computes attention; see attention.py
 
     def scan(self, block: Callable[..., Any], x: Any, layers: Any) -> tuple[Any, Any]:
         """`jax.lax.scan` of a block over stacked layers under this policy."""

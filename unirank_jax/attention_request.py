@@ -1,0 +1,30 @@
+"""What the dispatcher of attention and its backends say to each other."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import jax
+
+Array = jax.Array
+Backend = Literal["auto", "xla", "splash", "cudnn"]
+
+
+class PrefixKV(NamedTuple):
+    """Keys and values of the shared prefixes of one layer, and which prefix each row continues."""
+
+    k: Array  # (Q, Tq, K, H)
+    v: Array  # (Q, Tq, K, H)
+    lengths: Array  # (Q,) int32
+    prefix_of: Array | None  # (B,) int32; None where Q = 1: every row continues the only one
+
+
+class Request(NamedTuple):
+    """What a backend needs to know to accept or refuse: static, without the numbers."""
+
+    platform: str  # "cpu", "gpu", "tpu"
+    dtypes: frozenset[str]  # of queries, keys and values, those of the prefixes too
+    head_dim: int
+    queries: int  # T
+    keys: int  # S, without the prefixes
+    prefixes: int
