@@ -67,7 +67,7 @@ def tower(head_dim: int, dtype: Any) -> tuple[Any, tuple[Any, ...]]:
 
     def run(weights: Any, x: Any, angles: Any, lengths: Any) -> Any:
         cells = Cells(lengths, 200, jnp.zeros(0, INT))
-        return nnx.merge(graph, weights)(x, angles, cells, "auto")
+        return nnx.merge(graph, weights)(x, angles, cells, "splash")
 
     angles = shape(400, head_dim // 2, dtype=jnp.float32)
     return run, (weights, shape(400, 4 * head_dim, dtype=dtype), angles, shape(2, dtype=INT))
@@ -79,7 +79,7 @@ def decoder(prefixes: int, dtype: Any) -> tuple[Any, tuple[Any, ...]]:
 
     def run(weights: Any, x: Any, angles: Any, lengths: Any, shared: Any) -> Any:
         cells = Cells(lengths, 100, jnp.zeros(0, INT))
-        return nnx.merge(graph, weights)(x, angles, cells, shared, "all", "auto")[0]
+        return nnx.merge(graph, weights)(x, angles, cells, shared, "all", "splash")[0]
 
     one = PrefixKV(
         *(shape(2, 150, 2, 128, dtype=dtype),) * 2, shape(2, dtype=INT), shape(3, dtype=INT)

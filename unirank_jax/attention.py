@@ -39,7 +39,8 @@ def attend(
 
     causal: token t reads keys <= t of its own row (S = T). key_lengths (B,): keys past it are
     padding. prefixes: every token also reads the valid keys of its row's prefix in each of them.
-    backend: a named one honours the request or raises ValueError; "auto" takes the first that can.
+    backend: a named one honours the request or raises ValueError; "auto" is splash on one TPU where
+    it can honour the request, else XLA.
     A row that has no key to read gives finite numbers, which differ between backends.
     """
     chosen = choose(describe(q, k, v, prefixes), backend)
@@ -55,7 +56,8 @@ def describe(q: Array, k: Array, v: Array, prefixes: Sequence[PrefixKV]) -> Requ
     """The request that these arrays make on the present platform."""
     arrays = [q, k, v, *(x for prefix in prefixes for x in (prefix.k, prefix.v))]
     dtypes = frozenset(x.dtype.name for x in arrays)
-    return Request(platform(), dtypes, q.shape[-1], q.shape[1], k.shape[1], len(prefixes))
+    sizes = (q.shape[-1], q.shape[1], k.shape[1], len(prefixes))
+    return Request(platform(), dtypes, *sizes, jax.device_count())
 
 
 def choose(request: Request, backend: Backend) -> Literal["xla", "splash", "cudnn"]:
@@ -71,9 +73,7 @@ def choose(request: Request, backend: Backend) -> Literal["xla", "splash", "cudn
     if backend != "auto":
         known = "auto, xla, splash or cudnn"
         raise ValueError(f"attention backend {backend!r} is unknown; choose {known}")
-    if request.queries > 1:  # one query has few scores: nothing to gain from a kernel
-        if attention_splash.refusal(request) is None:
-            return "splash"
-        if attention_cudnn.refusal(request) is None:
-            return "cudnn"
-    return "xla"
+    # One query has few scores: nothing to gain from a kernel. A kernel is not split over devices by
+    # the compiler. cuDNN must be named: its numbers have not been compared with ours on a GPU yet.
+    kernel = request.queries > 1 and request.devices == 1
+    return "splash" if kernel and attention_splash.refusal(request) is None else "xla"

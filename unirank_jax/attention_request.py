@@ -28,3 +28,4 @@ class Request(NamedTuple):
     queries: int  # T
     keys: int  # S, without the prefixes
     prefixes: int
+    devices: int = 1  # that share the program
