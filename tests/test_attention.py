@@ -132,7 +132,7 @@ def test_cudnn_gets_the_lengths_the_causality_and_the_scale(monkeypatch: pytest.
     monkeypatch.setattr(attention, "platform", lambda: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", record)
     (q, k, v, _), options, _ = draw("tower", "bfloat16")
-    attention.attend(q, k, v, **options)
+    attention.attend(q, k, v, backend="cudnn", **options)
     (call,) = calls
     assert call.pop("key_value_seq_lengths").tolist() == [37, 20, 1]
     assert call == {"scale": 0.125, "is_causal": False, "implementation": "cudnn"}
