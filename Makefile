@@ -1,5 +1,5 @@
-# make test | lint | demo | prove-m1 | prove-m2 | prove-tpu: each creates .venv, installs the
-# pinned packages, does its job.
+# make test | lint | demo | prove-m1 | prove-m2 | prove-m3 | prove-tpu: each creates .venv, installs
+# the pinned packages, does its job.
 # A second call finds the stamps in .venv and starts at once. PYTHON=python3.12 picks another Python.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -9,7 +9,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: test lint unit demo prove-m1 prove-m2 prove-tpu clean
+.PHONY: test lint unit demo prove-m1 prove-m2 prove-m3 prove-tpu clean
 
 test: lint unit
 
@@ -46,6 +46,15 @@ prove-m2: .venv/stamp-test
 			$(BIN)/unirank data check runs/prove-m2/$$name; } > results/m2/data-$$name.txt || exit 1; \
 	done
 	$(BIN)/python -m pytest tests/prove_report.py -rs
+
+# What scoring and a training step cost: on an idle machine with 16 GiB, nothing else running. A run
+# that is void or misses its aim goes on with the next one; the files say so.
+prove-m3: .venv/stamp-test
+	mkdir -p results/m3
+	for name in invariance scaling int8 training scoring; do \
+		$(BIN)/python -m benchmarks.$$name --out results/m3/$$name.json \
+			> results/m3/$$name.txt || echo "$$name: see results/m3/$$name.txt"; \
+	done
 
 # The TPU compiler, without a TPU: its wheel (130 MB) stays out of the environment.
 prove-tpu: .venv/stamp-test

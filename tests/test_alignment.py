@@ -10,26 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.sci_align import POLICY
 from train import alignment, policy
 from train.alignment import AnchorSettings, Lists, PolicySettings, advantages, loss, rewards
 
-SETTINGS = PolicySettings(
-    algorithm="policy",
-    samples=16,
-    temperature=1.5,
-    placements=10,
-    cutoff=10,
-    utility="gain",
-    dcg=1.0,
-    preference=0.5,
-    hit=0.0,
-    reciprocal=0.0,
-    credit="to_go",
-    baseline=True,
-    scale="none",
-    clip=(0.2, 0.2),
-    dpo_scale=0.5,
-)
+SETTINGS = replace(POLICY, temperature=1.5, utility="gain", scale="none", dpo_scale=0.5)
 FREE = AnchorSettings(0.0, "forward", 0.0, 0.0, 0.0)
 GRADES = jnp.array([[0, 2, 1, 0]])
 LOGITS = jnp.array([[1.0, -0.5, 0.7, 0.2]])

@@ -138,3 +138,21 @@ def test_cudnn_gets_the_lengths_the_causality_and_the_scale(monkeypatch: pytest.
     assert call == {"scale": 0.125, "is_causal": False, "implementation": "cudnn"}
     with pytest.raises(ValueError, match="no shared prefixes"):
         attention_cudnn.attend(q, k, v, causal=True, prefixes=[PrefixKV(k, v, k, None)])
+
+
+@pytest.mark.parametrize("backend", [attention_xla, attention_splash])
+def test_rows_with_a_prefix_each_need_no_index(backend: Any) -> None:
+    rng = np.random.default_rng(0)
+
+    def random(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    q, k, v = random(3, 5, 4, 64), random(3, 5, 2, 64), random(3, 5, 2, 64)
+    lengths = jnp.array([7, 0, 4])
+    each = PrefixKV(random(3, 7, 2, 64), random(3, 7, 2, 64), lengths, None)
+    shared = PrefixKV(random(1, 6, 2, 64), random(1, 6, 2, 64), jnp.array([6]), None)
+    options = {"interpret": True} if backend is attention_splash else {}
+    found = backend.attend(q, k, v, causal=True, prefixes=[shared, each], **options)
+    named = each._replace(prefix_of=jnp.arange(3))
+    expected = attention_xla.attend(q, k, v, causal=True, prefixes=[shared, named])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)

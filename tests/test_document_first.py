@@ -264,6 +264,9 @@ def test_gradients_equal_those_of_whole_strings(model: Reranker, corpus: list[An
         need, cells=need.cells + 7, prefix_cells=need.prefix_cells + 9, rows=8, outer=64
     )
     shared = pack(config, prefixes, rows, range(6), bucket, prompt.static())
+    each = replace(bucket, prefixes=8)
+    with pytest.raises(ValueError, match="row b continues prefix b, not"):
+        pack(config, prefixes, rows, [0, *range(5)], each, prompt.static())
     whole = [joined(model, ASKED[q], corpus[c]) for q, c in pairs]
     graph, state = nnx.split(model.engine.model)
     weights = np.random.default_rng(0).normal(size=6).astype(np.float32)
@@ -272,10 +275,11 @@ def test_gradients_equal_those_of_whole_strings(model: Reranker, corpus: list[An
         logits = score(nnx.merge(graph, state), batch, prompt.label_ids, Compute("float32"))
         return jnp.tanh(logits[0, :6] / 10) @ weights
 
-    one, first = jax.jit(jax.value_and_grad(loss))(state, shared)
     other, second = jax.jit(jax.value_and_grad(loss))(state, plain(model, whole))
-    assert one == pytest.approx(float(other), rel=1e-5)
-    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
-        largest = float(jnp.abs(b).max())
-        assert largest > 0
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * largest)
+    for batch in (shared, pack(config, prefixes, rows, range(6), each, prompt.static())):
+        one, first = jax.jit(jax.value_and_grad(loss))(state, batch)
+        assert one == pytest.approx(float(other), rel=1e-5)
+        for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+            largest = float(jnp.abs(b).max())
+            assert largest > 0
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * largest)

@@ -21,8 +21,7 @@ from train.data import Micro
 from train.losses import Pair, Scores, arrange
 from train.ranking import RankingObjective
 from train.settings import TrainConfig
-from train.step import Params, Step, TrainState, micro_sharding
-from unirank_jax import sharding
+from train.step import Params, Step, TrainState, advanced, compiled
 
 Array = jax.Array
 
@@ -54,24 +53,10 @@ def make_policy_step(
             return alignment.loss(logits, lists, key, policy, anchor)
 
         value, parts, gradient = two_pass(margins, loss, state.trainable, batch)
-        gradient = jax.lax.with_sharding_constraint(gradient, places.trainable)
-        changes, moments = optimizer.update(gradient, state.optimizer, state.trainable)
-        trainable = optax.apply_updates(state.trainable, changes)
-        metrics = {
-            "loss": value,
-            "grad_norm": optax.tree.norm(gradient),
-            "learning_rate": rate(state.step),
-            **parts,
-        }
-        return TrainState(state.step + 1, trainable, moments), metrics
+        state, metrics = advanced(state, gradient, optimizer, rate, places)
+        return state, {"loss": value, **metrics, **parts}
 
-    jitted = jax.jit(
-        update,
-        in_shardings=(places, jax.tree.map(lambda x: x.sharding, frozen), micro_sharding(mesh)),
-        out_shardings=(places, sharding.replicated(mesh)),
-        donate_argnums=0,
-    )
-    return Step(jitted, frozen)
+    return compiled(update, places, frozen, mesh)
 
 
 def two_pass(

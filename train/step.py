@@ -257,25 +257,35 @@ def make_step(
             )
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             (loss, (terms, extra), gradient), _ = jax.lax.scan(accumulate, zeros, batch)
-        gradient = jax.lax.with_sharding_constraint(gradient, places.trainable)
-        changes, moments = optimizer.update(gradient, state.optimizer, state.trainable)
-        trainable = optax.apply_updates(state.trainable, changes)
-        metrics = {
-            "loss": loss,
-            "grad_norm": optax.tree.norm(gradient),
-            "learning_rate": rate(state.step),
-            **terms,
-            **extra,
-        }
-        return TrainState(state.step + 1, trainable, moments), metrics
+        state, metrics = advanced(state, gradient, optimizer, rate, places)
+        return state, {"loss": loss, **metrics, **terms, **extra}
 
+    return compiled(update, places, frozen, mesh)
+
+
+def advanced(
+    state: TrainState,
+    gradient: Params,
+    optimizer: optax.GradientTransformation,
+    rate: optax.Schedule,
+    places: TrainState,
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state after an update with this gradient, and the metrics grad_norm and learning_rate."""
+    gradient = jax.lax.with_sharding_constraint(gradient, places.trainable)
+    changes, moments = optimizer.update(gradient, state.optimizer, state.trainable)
+    trainable = optax.apply_updates(state.trainable, changes)
+    metrics = {"grad_norm": optax.tree.norm(gradient), "learning_rate": rate(state.step)}
+    return TrainState(state.step + 1, trainable, moments), metrics
+
+
+def compiled(update: Any, places: TrainState, frozen: Params, mesh: Mesh) -> Step:
+    """The jitted (state, frozen, batch) -> (state, metrics); the state is donated."""
     jitted = jax.jit(
         update,
         in_shardings=(places, jax.tree.map(lambda x: x.sharding, frozen), micro_sharding(mesh)),
         out_shardings=(places, sharding.replicated(mesh)),
         donate_argnums=0,
     )
-
     return Step(jitted, frozen)
 
 

@@ -11,12 +11,16 @@ Backend = Literal["auto", "xla", "splash", "cudnn"]
 
 
 class PrefixKV(NamedTuple):
-    """Keys and values of the shared prefixes of one layer, and which prefix each row continues."""
+    """Keys and values of the prefixes of one layer, and which one each row continues.
+
+    Without `prefix_of` there is one prefix for all rows, or each row has its own: row b continues
+    prefix b.
+    """
 
     k: Array  # (Q, Tq, K, H)
     v: Array  # (Q, Tq, K, H)
     lengths: Array  # (Q,) int32
-    prefix_of: Array | None  # (B,) int32; None where Q = 1: every row continues the only one
+    prefix_of: Array | None  # (B,) int32; None where Q = 1 or Q = B
 
 
 class Request(NamedTuple):

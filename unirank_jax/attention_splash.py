@@ -46,12 +46,13 @@ def attend(
     rows, length, heads, size = q.shape
     span, groups = k.shape[1], k.shape[2]
     own = jnp.full(rows, span) if key_lengths is None else key_lengths
-    keys, values, seen = [], [], []
+    keys: list[Array] = []
+    values: list[Array] = []
+    seen: list[Array] = []
     for prefix in prefixes:
-        source = jnp.zeros(rows, jnp.int32) if prefix.prefix_of is None else prefix.prefix_of
-        keys.append(prefix.k[source])
-        values.append(prefix.v[source])
-        seen.append(jnp.arange(prefix.k.shape[1]) < prefix.lengths[source][:, None])
+        seen_of = jnp.arange(prefix.k.shape[1]) < prefix.lengths[:, None]
+        for found, some in ((keys, prefix.k), (values, prefix.v), (seen, seen_of)):
+            found.append(_by_row(some, prefix.prefix_of, rows))
     k, v = jnp.concatenate([*keys, k], 1), jnp.concatenate([*values, v], 1)
     readable = jnp.concatenate([*seen, jnp.arange(span) < own[:, None]], 1)  # (B, P + S)
     offset = k.shape[1] - span
@@ -83,6 +84,13 @@ def _pad(x: Array) -> Array:
     widths = [(0, 0)] * x.ndim
     widths[1] = (0, -x.shape[1] % LANES)
     return jnp.pad(x, widths)
+
+
+def _by_row(x: Array, prefix_of: Array | None, rows: int) -> Array:
+    """(Q, ...) of prefixes -> (B, ...) of the rows that continue them."""
+    if prefix_of is not None:
+        return x[prefix_of]
+    return x if x.shape[0] == rows else jnp.broadcast_to(x, (rows, *x.shape[1:]))
 
 
 def _blocks(queries: int, keys: int) -> splash.BlockSizes:

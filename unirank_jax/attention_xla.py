@@ -49,11 +49,11 @@ def attend(
 def _prefix_scores(q: Array, prefix: PrefixKV) -> Array:
     """(B, K, G, T, Tq) float32; the only prefix of all rows is read in place, without copies."""
     seen = jnp.arange(prefix.k.shape[1]) < prefix.lengths[:, None]  # (Q, Tq)
-    if prefix.prefix_of is None:
+    if prefix.prefix_of is None and prefix.k.shape[0] == 1:
         scores = jnp.einsum("btkgh,skh->bkgts", q, prefix.k[0], preferred_element_type=jnp.float32)
         return jnp.where(seen[0], scores * q.shape[-1] ** -0.5, MASKED)
-    mask = seen[prefix.prefix_of][:, None, None, None]
-    return _masked(q, prefix.k[prefix.prefix_of], mask)
+    own, seen = (x if prefix.prefix_of is None else x[prefix.prefix_of] for x in (prefix.k, seen))
+    return _masked(q, own, seen[:, None, None, None])
 
 
 def _masked(q: Array, k: Array, mask: Array) -> Array:

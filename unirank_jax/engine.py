@@ -82,6 +82,7 @@ class Engine:
             for (kind, tower), most in (DOCUMENT_FIRST if document_first else QUERY_FIRST).items()
         }
         self._kind = "documents" if document_first else "prefixes"
+        self._each = document_first  # row b continues prefix b
         self._statics: OrderedDict[bytes, Shared] = OrderedDict()
         self._last: tuple[list[Encoded], Shared] | None = None  # the last batch's prefixes
         self._promises: list[Promise] = []  # features that the batch under work computes
@@ -159,8 +160,8 @@ class Engine:
         model = nnx.merge(self._graph, state)
         computed = encode_images(model, images, self.compute)
         features = _joined(computed, given)
-        alone = prefixes.lengths.shape[0] == 1
-        before = [Prefix(outer, None), Prefix(prefixes, None if alone else prefix_of)]
+        direct = self._each or prefixes.lengths.shape[0] == 1
+        before = [Prefix(outer, None), Prefix(prefixes, None if direct else prefix_of)]
         states = candidate_states(model, rows, take, features, before, self.compute)
         return label_logits(model, states, self.label_ids), computed
 
@@ -188,11 +189,15 @@ class Engine:
     def _score(self, group: list[Work]) -> jax.Array:
         """Logits of a group's rows, in order and padded, on the device."""
         static = self._static(group[0].static)
-        distinct = list({id(work.prefix): work.prefix for work in group}.values())
-        number = {id(prefix): at for at, prefix in enumerate(distinct)}
-        prefixes = self._shared(static, distinct)
         sequences = [row for work in group for row in work.rows]
-        prefix_of = [number[id(work.prefix)] for work in group for _ in work.rows]
+        owners = [work.prefix for work in group for _ in work.rows]
+        if self._each:
+            distinct, prefix_of = owners, list(range(len(owners)))
+        else:
+            distinct = list({id(one): one for one in owners}.values())
+            number = {id(one): at for at, one in enumerate(distinct)}
+            prefix_of = [number[id(one)] for one in owners]
+        prefixes = self._shared(static, distinct)
         count, length = prefixes.size
         need = replace(
             compact_needs([], sequences, self.features.tokens),
@@ -200,6 +205,9 @@ class Engine:
             prefix_tokens=length,
             outer=static.size[1],
         )
+        if self._each:
+            both = rung(max(count, len(owners)), 8, 1)
+            need = replace(need, prefixes=both, rows=both)
         bucket = self._buckets["rows", need.images > 0].choose(need)
         slots, given = self._slots(sequences, bucket)
         starts = [prefixes.starts[at] for at in prefix_of]

@@ -55,7 +55,8 @@ def label_states(model: Model, shard: Batch, compute: Compute) -> Array:
         prefixes.append(Prefix(prefix_cache(model, shard.outer, None, compute), None))
     if shard.prefix.tokens.shape[-1]:
         cache = prefix_cache(model, shard.prefix, features, compute, prefixes, shard.prefix_take)
-        prefixes.append(Prefix(cache, shard.prefix_index))
+        each = bool(prefixes) and shard.prefix_index.shape[0] == shard.prefix.lengths.shape[0]
+        prefixes.append(Prefix(cache, None if each else shard.prefix_index))
     return candidate_states(model, shard.rows, shard.take, features, prefixes, compute)
 
 

@@ -192,11 +192,15 @@ def pack(
 ) -> Batch:
     """One shard (S = 1) of a batch. `prefix_index[b]` names the prefix that row b continues.
 
-    outer: what comes before all prefixes.
+    outer: what comes before all prefixes. With it, and as many prefixes as rows in the bucket, each
+        row continues its own prefix.
 
     Raises:
         ValueError: something does not fit the bucket.
     """
+    each = outer is not None and bucket.prefixes == bucket.rows
+    if each and list(prefix_index) != list(range(len(rows))):
+        raise ValueError(f"with {bucket} row b continues prefix b, not {list(prefix_index)}")
     slots = Slots(config, bucket)
     before = empty_rows(1, bucket.outer)
     start = 0 if outer is None else fill(before, 0, outer, config, slots, 0)

@@ -46,7 +46,7 @@ class Prefix(NamedTuple):
     """Sequences that rows continue, and which one each row does."""
 
     cache: Cache
-    rows: Array | None  # (B,) int32; None where there is one for all rows
+    rows: Array | None  # (B,) int32; None where there is one for all rows, or one for each
 
 
 def rope_axes(config: TextConfig) -> np.ndarray:
