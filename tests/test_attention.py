@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import parity_models
 import pytest
+from jax.sharding import Mesh, PartitionSpec
+from parity_models import (
+    exact_arithmetic,
+    make_twin,
+    mixed_pairs,
+    our_gradients,
+    our_logits,
+    pack_pairs,
+    tiny_config,
+)
 
-from unirank_jax import attention, attention_cudnn, attention_splash, attention_xla
+from unirank_jax import attention, attention_cudnn, attention_splash, attention_xla, sharding
 from unirank_jax.attention_request import Backend, PrefixKV, Request
+from unirank_jax.layers import Compute
 
 FULL = frozenset({"float32"})
 HALF = frozenset({"bfloat16"})
@@ -48,17 +63,34 @@ def draw(case: str, dtype: str) -> tuple[list[Any], dict[str, Any], np.ndarray]:
     return [q, k, v, shared], options, some
 
 
+def one_device(platform: str, **known: Any) -> Any:
+    """What the dispatcher reads of a mesh of one device, which this machine need not have."""
+    device = SimpleNamespace(platform=platform, **known)
+    return SimpleNamespace(size=1, devices=np.array([device], object))
+
+
+# A kernel by its interpreter; for cuDNN, which has none, its call served by XLA: what is left to a
+# GPU is the kernel itself.
+KERNELS: dict[str, Any] = {
+    "splash": partial(attention_splash.attend, interpret=True),
+    "cudnn": partial(attention_cudnn.attend, implementation="xla"),
+}
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("case", CASES)
-def test_splash_equals_the_dense_reference_forward_and_backward(case: str, dtype: str):
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_kernel_equals_the_dense_reference_forward_and_backward(
+    kernel: str, case: str, dtype: str
+):
     (q, k, v, shared), options, some = draw(case, dtype)
     target = jnp.asarray(np.random.default_rng(1).normal(size=q.shape), jnp.float32)
     weight = jnp.where(jnp.asarray(some)[..., None, None], target, 0)
 
-    def run(backend: Any, **more: Any) -> Any:
+    def run(backend: Any) -> Any:
         def loss(q: Any, k: Any, v: Any, pairs: Any) -> Any:
             prefixes = [p._replace(k=a, v=b) for p, (a, b) in zip(shared, pairs, strict=True)]
-            out = backend(q, k, v, prefixes=prefixes, **options, **more)
+            out = backend(q, k, v, prefixes=prefixes, **options)
             return (out.astype(jnp.float32) * weight).sum(), out
 
         pairs = [(p.k, p.v) for p in shared]
@@ -67,7 +99,7 @@ def test_splash_equals_the_dense_reference_forward_and_backward(case: str, dtype
         )
         return out, grads
 
-    found, found_grads = run(attention_splash.attend, interpret=True)
+    found, found_grads = run(KERNELS[kernel])
     wanted, wanted_grads = run(attention_xla.attend)
     assert found.dtype == wanted.dtype and np.isfinite(np.asarray(found, np.float32)).all()
     pairs = [(found[some], wanted[some])]
@@ -77,42 +109,42 @@ def test_splash_equals_the_dense_reference_forward_and_backward(case: str, dtype
         assert np.abs(a - b).max() <= (2e-5 if dtype == "float32" else 3e-2) * np.abs(b).max()
 
 
-def test_a_named_backend_refuses_what_it_cannot_honour():
-    good = Request("tpu", FULL, 72, 10, 10, 2)
-    assert attention.choose(good, "splash") == "splash"
-    for request, words in [
-        (good._replace(platform="cpu"), "platform cpu; run on TPU"),
-        (good._replace(dtypes=frozenset({"float16"})), "dtypes float16; use float32"),
-        (good._replace(dtypes=FULL | HALF), "dtypes bfloat16, float32"),
-        (good._replace(head_dim=30), "head dim 30; use a multiple of 8"),
-    ]:
-        with pytest.raises(ValueError, match=words):
-            attention.choose(request, "splash")
-    good = Request("gpu", HALF, 128, 10, 11, 0)
-    assert attention.choose(good, "cudnn") == "cudnn"
-    for request, words in [
-        (good._replace(platform="tpu"), "platform tpu; run on an NVIDIA GPU"),
-        (good._replace(prefixes=2), "2 shared prefixes; give whole rows"),
-        (good._replace(dtypes=FULL), "dtypes float32; compute in bfloat16"),
-        (good._replace(head_dim=256), "head dim 256; use a multiple of 8 up to 128"),
-        (good._replace(head_dim=68), "head dim 68"),
-    ]:
-        with pytest.raises(ValueError, match=words):
-            attention.choose(request, "cudnn")
-    with pytest.raises(ValueError, match="'flash' is unknown; choose auto"):
-        attention.choose(good, "flash")  # type: ignore[arg-type]
+TPU = Request("tpu", 0.0, False, FULL, 72, 10)
+GPU = Request("gpu", 9.0, False, HALF, 128, 10)
+REFUSED = [
+    (TPU._replace(platform="cpu"), "splash", "platform cpu; run on TPU"),
+    (TPU._replace(dtypes=frozenset({"float16"})), "splash", "dtypes float16; use float32"),
+    (TPU._replace(dtypes=FULL | HALF), "splash", "dtypes bfloat16, float32"),
+    (TPU._replace(head_dim=576), "splash", "head dim 576; use at most 512"),
+    (TPU._replace(partitioned=True), "splash", "of several devices; call it inside jax.shard_map"),
+    (GPU._replace(platform="cpu"), "cudnn", "platform cpu; run on an NVIDIA GPU"),
+    (GPU._replace(generation=7.5), "cudnn", "compute capability 7.5; run on .* 8.0 or later"),
+    (GPU._replace(generation=0.0), "cudnn", "compute capability 0.0; run on an NVIDIA GPU"),
+    (GPU._replace(dtypes=FULL), "cudnn", "dtypes float32; compute in bfloat16"),
+    (GPU._replace(head_dim=256), "cudnn", "head dim 256; use a multiple of 8 up to 128"),
+    (GPU._replace(head_dim=68), "cudnn", "head dim 68"),
+    (GPU._replace(partitioned=True), "cudnn", "of several devices; call it inside jax.shard_map"),
+]
+
+
+@pytest.mark.parametrize(("request_", "kernel", "words"), REFUSED, ids=lambda x: str(x)[:40])
+def test_a_named_backend_refuses_what_it_cannot_honour(
+    request_: Request, kernel: Backend, words: str
+):
+    with pytest.raises(ValueError, match=f"{kernel}' cannot honour .*{words}"):
+        attention.choose(request_, kernel)
+    assert attention.choose(request_, "auto") == "xla"
 
 
 def test_auto_takes_a_kernel_where_it_is_proven():
-    def auto(*request: Any) -> str:
-        return attention.choose(Request(*request), "auto")
-
-    assert auto("cpu", FULL, 64, 9, 9, 0) == "xla"
-    assert auto("tpu", HALF, 128, 9, 9, 2) == "splash"
-    assert auto("tpu", HALF, 128, 1, 9, 2) == "xla"  # one query
-    assert auto("tpu", FULL | HALF, 128, 9, 9, 2) == "xla"
-    assert auto("tpu", HALF, 128, 9, 9, 2, 8) == "xla"  # several devices
-    assert auto("gpu", HALF, 72, 9, 9, 0) == "xla"  # cuDNN is taken where it is named
+    assert attention.choose(TPU, "auto") == attention.choose(TPU, "splash") == "splash"
+    assert attention.choose(TPU._replace(queries=1), "auto") == "xla"
+    assert attention.choose(TPU._replace(queries=1), "splash") == "splash"
+    assert attention.choose(GPU, "auto") == "xla"  # cuDNN is taken where it is named
+    assert attention.choose(GPU, "cudnn") == "cudnn"
+    assert attention.choose(TPU, "xla") == attention.choose(GPU, "xla") == "xla"
+    with pytest.raises(ValueError, match="'flash' is unknown; choose auto"):
+        attention.choose(GPU, "flash")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("backend", [b for b in get_args(Backend) if b not in ("auto", "xla")])
@@ -122,26 +154,61 @@ def test_a_kernel_that_is_not_for_this_platform_is_refused_with_real_arrays(back
         attention.attend(q, k, v, backend=backend, **options)
 
 
+def test_what_a_request_says_of_its_devices(eight_devices: list[jax.Device]):
+    """One device, several that the compiler spreads over, and several inside shard_map."""
+    (q, k, v, shared), _, _ = draw("prefixes of rows, one empty", "bfloat16")
+    one, all_ = (sharding.mesh(-1, 1, 1, some) for some in (eight_devices[:1], eight_devices))
+
+    def described(mesh: Mesh | None, prefixes: Any = ()) -> Request:
+        return attention.describe(q, k, v, prefixes, mesh)
+
+    assert described(one, shared) == Request("cpu", 0.0, False, HALF, 64, 21)
+    mixed = [shared[0]._replace(v=shared[0].v.astype(jnp.float32)), shared[1]]
+    assert described(one, mixed).dtypes == FULL | HALF
+    assert described(all_).partitioned and described(None).partitioned
+    inside = []
+
+    def shard(x: jax.Array) -> jax.Array:
+        inside.extend([described(all_).partitioned, described(None).partitioned])
+        return x
+
+    rows = PartitionSpec("data")
+    jax.shard_map(shard, mesh=all_, in_specs=rows, out_specs=rows)(jnp.zeros(8))
+    assert inside == [False, False]
+
+
+def test_a_gpu_says_its_generation():
+    (q, k, v, _), _, _ = draw("tower", "bfloat16")
+    for known, generation in [({"compute_capability": "9.0"}, 9.0), ({}, 0.0)]:
+        found = attention.describe(q, k, v, [], one_device("gpu", **known))
+        assert (found.platform, found.generation) == ("gpu", generation)
+    amd = one_device("gpu", compute_capability="gfx942")
+    assert attention.describe(q, k, v, [], amd).generation == 0.0
+
+
 def test_cudnn_gets_the_lengths_the_causality_and_the_scale(monkeypatch: pytest.MonkeyPatch):
     calls = []
 
     def record(q: Any, k: Any, v: Any, **options: Any) -> Any:
-        calls.append(options)
+        calls.append({"q": q.shape, "k": k.shape, "v": v.shape, **options})
         return q
 
-    monkeypatch.setattr(attention, "platform", lambda: "gpu")
+    mesh = one_device("gpu", compute_capability="8.6")
     monkeypatch.setattr(jax.nn, "dot_product_attention", record)
-    (q, k, v, _), options, _ = draw("tower", "bfloat16")
-    attention.attend(q, k, v, backend="cudnn", **options)
-    (call,) = calls
-    assert call.pop("key_value_seq_lengths").tolist() == [37, 20, 1]
-    assert call == {"scale": 0.125, "is_causal": False, "implementation": "cudnn"}
-    with pytest.raises(ValueError, match="no shared prefixes"):
-        attention_cudnn.attend(q, k, v, causal=True, prefixes=[PrefixKV(k, v, k, None)])
+    for case in ("tower", "rows", "prefixes of rows, one empty"):
+        (q, k, v, shared), options, _ = draw(case, "bfloat16")
+        attention.attend(q, k, v, prefixes=shared, backend="cudnn", mesh=mesh, **options)
+    tower, rows, continued = calls
+    assert tower.pop("key_value_seq_lengths").tolist() == [37, 20, 1]
+    same = {"q": (3, 37, 2, 64), "k": (3, 37, 2, 64), "v": (3, 37, 2, 64)}
+    assert tower == {**same, "scale": 0.125, "is_causal": False, "implementation": "cudnn"}
+    assert rows["is_causal"] and rows["key_value_seq_lengths"] is None
+    assert continued["is_causal"] and continued["key_value_seq_lengths"] is None
+    assert continued["q"] == (3, 166, 4, 64) and continued["k"] == (3, 166, 2, 64)
 
 
-@pytest.mark.parametrize("backend", [attention_xla, attention_splash])
-def test_rows_with_a_prefix_each_need_no_index(backend: Any) -> None:
+@pytest.mark.parametrize("run", [attention_xla.attend, *KERNELS.values()], ids=["xla", *KERNELS])
+def test_rows_with_a_prefix_each_need_no_index(run: Any) -> None:
     rng = np.random.default_rng(0)
 
     def random(*shape: int) -> jax.Array:
@@ -151,8 +218,36 @@ def test_rows_with_a_prefix_each_need_no_index(backend: Any) -> None:
     lengths = jnp.array([7, 0, 4])
     each = PrefixKV(random(3, 7, 2, 64), random(3, 7, 2, 64), lengths, None)
     shared = PrefixKV(random(1, 6, 2, 64), random(1, 6, 2, 64), jnp.array([6]), None)
-    options = {"interpret": True} if backend is attention_splash else {}
-    found = backend.attend(q, k, v, causal=True, prefixes=[shared, each], **options)
+    found = run(q, k, v, causal=True, prefixes=[shared, each])
     named = each._replace(prefix_of=jnp.arange(3))
     expected = attention_xla.attend(q, k, v, causal=True, prefixes=[shared, named])
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+
+
+def test_a_whole_model_scores_the_same_with_the_kernel(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Tower, prefixes and candidates go through the dispatcher to the kernel, with gradients."""
+    config = tiny_config(text_depth=2, deepstack_layers=(0,), vision_depth=2)
+    ours = make_twin(config, tmp_path).ours
+    pairs = mixed_pairs(config)
+    batch = pack_pairs(config, pairs, shared=True)
+    weights = np.random.default_rng(1).normal(size=len(pairs)).astype(np.float32)
+    with exact_arithmetic():
+        wanted = our_logits(ours, batch, len(pairs)), our_gradients(ours, batch, weights)
+        monkeypatch.setattr(parity_models, "COMPUTE", Compute(mesh=one_device("tpu")))
+        calls = []
+
+        def kernel(*arrays: Any, **options: Any) -> jax.Array:
+            calls.append(options)
+            return KERNELS["splash"](*arrays, **options)
+
+        monkeypatch.setattr(attention.attention_splash, "attend", kernel)
+        compute = parity_models.COMPUTE
+        found = (
+            our_logits(ours, batch, len(pairs)),
+            our_gradients(ours, batch, weights, compute),
+        )
+    assert {call["causal"] for call in calls} == {True, False}
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert np.abs(a - b).max() <= 1e-4 * np.abs(b).max()

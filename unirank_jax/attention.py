@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import jax
+from jax.sharding import Mesh
 
 from unirank_jax import attention_cudnn, attention_splash, attention_xla
 from unirank_jax.attention_request import Backend, PrefixKV, Request
@@ -18,11 +19,6 @@ from unirank_jax.attention_request import Backend, PrefixKV, Request
 __all__ = ["Backend", "PrefixKV", "attend"]
 
 Array = jax.Array
-
-
-def platform() -> str:
-    """Where the program is going to run; a compile for another platform replaces this function."""
-    return jax.default_backend()
 
 
 def attend(
@@ -34,16 +30,19 @@ def attend(
     key_lengths: Array | None = None,
     prefixes: Sequence[PrefixKV] = (),
     backend: Backend = "auto",
+    mesh: Mesh | None = None,
 ) -> Array:
     """Grouped-query attention: q (B, T, N, H), k and v (B, S, K, H) -> (B, T, N, H).
 
     causal: token t reads keys <= t of its own row (S = T). key_lengths (B,): keys past it are
     padding. prefixes: every token also reads the valid keys of its row's prefix in each of them.
-    backend: a named one honours the request or raises ValueError; "auto" is splash on one TPU where
+    backend: a named one honours the request or raises ValueError; "auto" is splash on a TPU where
     it can honour the request, else XLA.
+    mesh: the devices that the program is for; None: all of JAX's. A kernel is not spread over
+    devices by the compiler, so several need `jax.shard_map` around this call.
     A row that has no key to read gives finite numbers, which differ between backends.
     """
-    chosen = choose(describe(q, k, v, prefixes), backend)
+    chosen = choose(describe(q, k, v, prefixes, mesh), backend)
     run = {
         "xla": attention_xla.attend,
         "splash": attention_splash.attend,
@@ -52,28 +51,59 @@ def attend(
     return run(q, k, v, causal=causal, key_lengths=key_lengths, prefixes=prefixes)
 
 
-def describe(q: Array, k: Array, v: Array, prefixes: Sequence[PrefixKV]) -> Request:
-    """The request that these arrays make on the present platform."""
+def describe(
+    q: Array, k: Array, v: Array, prefixes: Sequence[PrefixKV], mesh: Mesh | None
+) -> Request:
+    """The request that these arrays make, and where."""
     arrays = [q, k, v, *(x for prefix in prefixes for x in (prefix.k, prefix.v))]
     dtypes = frozenset(x.dtype.name for x in arrays)
-    sizes = (q.shape[-1], q.shape[1], k.shape[1], len(prefixes))
-    return Request(platform(), dtypes, *sizes, jax.device_count())
+    device = _default_device() if mesh is None else mesh.devices.flat[0]
+    count = jax.device_count() if mesh is None else mesh.size
+    inside = jax.sharding.get_abstract_mesh().are_all_axes_manual  # of a shard_map
+    partitioned = count > 1 and not inside
+    return Request(
+        device.platform, _generation(device), partitioned, dtypes, q.shape[-1], q.shape[1]
+    )
+
+
+def _default_device() -> jax.Device:
+    # A device, the name of a platform, or None.
+    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if chosen is None or isinstance(chosen, str):
+        return jax.devices(chosen)[0]
+    return chosen
+
+
+def _generation(device: jax.Device) -> float:
+    """9.0 for an H100; other devices have no such number, or a name (AMD's gfx942)."""
+    name = str(getattr(device, "compute_capability", ""))
+    return float(name) if name.replace(".", "", 1).isdigit() else 0.0
 
 
 def choose(request: Request, backend: Backend) -> Literal["xla", "splash", "cudnn"]:
     """The backend that serves the request; ValueError where the named one cannot."""
-    refusals = {"splash": attention_splash.refusal, "cudnn": attention_cudnn.refusal}
     if backend == "xla":
         return "xla"
     if backend == "splash" or backend == "cudnn":
-        reason = refusals[backend](request)
+        reason = _refusal(request, backend)
         if reason is not None:
             raise ValueError(f"attention backend {backend!r} cannot honour {reason}")
         return backend
     if backend != "auto":
         known = "auto, xla, splash or cudnn"
         raise ValueError(f"attention backend {backend!r} is unknown; choose {known}")
-    # One query has few scores: nothing to gain from a kernel. A kernel is not split over devices by
-    # the compiler. cuDNN must be named: its numbers have not been compared with ours on a GPU yet.
-    kernel = request.queries > 1 and request.devices == 1
-    return "splash" if kernel and attention_splash.refusal(request) is None else "xla"
+    # One query has few scores: nothing to gain from a kernel. cuDNN must be named: its numbers have
+    # not been compared with ours on a GPU yet.
+    kernel = request.queries > 1 and _refusal(request, "splash") is None
+    return "splash" if kernel else "xla"
+
+
+def _refusal(request: Request, kernel: Literal["splash", "cudnn"]) -> str | None:
+    module = {"splash": attention_splash, "cudnn": attention_cudnn}[kernel]
+    reason = module.refusal(request)
+    if reason is None and request.partitioned:
+        return (
+            "a program of several devices; call it inside jax.shard_map, give a mesh of one "
+            "device, or choose auto or xla"
+        )
+    return reason

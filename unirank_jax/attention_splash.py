@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-from unirank_jax.attention_request import PrefixKV, Request
+from unirank_jax.attention_request import PrefixKV, Request, joined
 
 Array = jax.Array
 LANES = 128  # lengths are padded to a multiple of this
 BLOCKS = (512, 256, 128)
+LARGEST_HEAD = 512  # compiles with the largest blocks in float32; any smaller size does, too
 
 
 def refusal(request: Request) -> str | None:
@@ -27,8 +28,8 @@ def refusal(request: Request) -> str | None:
     if len(request.dtypes) > 1 or not request.dtypes <= {"float32", "bfloat16"}:
         found = ", ".join(sorted(request.dtypes))
         return f"the dtypes {found}; use float32 or bfloat16 throughout, or choose auto or xla"
-    if request.head_dim % 8:
-        return f"head dim {request.head_dim}; use a multiple of 8, or choose auto or xla"
+    if request.head_dim > LARGEST_HEAD:
+        return f"head dim {request.head_dim}; use at most {LARGEST_HEAD}, or choose auto or xla"
     return None
 
 
@@ -45,16 +46,7 @@ def attend(
     """As `attention.attend`; interpret: run the kernel's program without a TPU. Unreadable: 0."""
     rows, length, heads, size = q.shape
     span, groups = k.shape[1], k.shape[2]
-    own = jnp.full(rows, span) if key_lengths is None else key_lengths
-    keys: list[Array] = []
-    values: list[Array] = []
-    seen: list[Array] = []
-    for prefix in prefixes:
-        seen_of = jnp.arange(prefix.k.shape[1]) < prefix.lengths[:, None]
-        for found, some in ((keys, prefix.k), (values, prefix.v), (seen, seen_of)):
-            found.append(_by_row(some, prefix.prefix_of, rows))
-    k, v = jnp.concatenate([*keys, k], 1), jnp.concatenate([*values, v], 1)
-    readable = jnp.concatenate([*seen, jnp.arange(span) < own[:, None]], 1)  # (B, P + S)
+    k, v, readable = joined(k, v, key_lengths, prefixes)  # (B, P + S, ...)
     offset = k.shape[1] - span
 
     scaled = (q.astype(jnp.float32) * size**-0.5).astype(q.dtype)  # the kernel does not scale
@@ -84,13 +76,6 @@ def _pad(x: Array) -> Array:
     widths = [(0, 0)] * x.ndim
     widths[1] = (0, -x.shape[1] % LANES)
     return jnp.pad(x, widths)
-
-
-def _by_row(x: Array, prefix_of: Array | None, rows: int) -> Array:
-    """(Q, ...) of prefixes -> (B, ...) of the rows that continue them."""
-    if prefix_of is not None:
-        return x[prefix_of]
-    return x if x.shape[0] == rows else jnp.broadcast_to(x, (rows, *x.shape[1:]))
 
 
 def _blocks(queries: int, keys: int) -> splash.BlockSizes:

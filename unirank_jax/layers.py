@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from unirank_jax.attention_request import Backend
 
@@ -27,6 +28,7 @@ class Compute:
     remat: str = "none"  # "none" keeps all, "dots" keeps matrix products, "full" recomputes blocks
     unroll: bool = False  # write the layer loop out: faster on a CPU, slower to compile
     attention: Backend = "auto"  # who computes attention; see attention.py
+    mesh: Mesh | None = None  # the devices that the program is for; None: all of JAX's
 
     def scan(self, block: Callable[..., Any], x: Any, layers: Any) -> tuple[Any, Any]:
         """`jax.lax.scan` of a block over stacked layers under this policy."""

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from unirank_jax import hub, made_up
+from unirank_jax import hub, made_up, sharding
 from unirank_jax.engine import Engine
 from unirank_jax.export import save_pretrained
 from unirank_jax.feature_cache import FeatureCache
@@ -376,7 +376,8 @@ def load(
         manifest.label_tokens,
         manifest.instruction,
     )
-    compute = Compute(dtype=np.dtype(dtype).name)
+    (device,) = jax.tree.leaves(nnx.state(model))[0].devices()
+    compute = Compute(dtype=np.dtype(dtype).name, mesh=sharding.mesh(1, 1, 1, [device]))
     return Reranker(model, prompt, manifest, folder, compute, scoring)
 
 

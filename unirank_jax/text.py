@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from unirank_jax.attention import Backend, PrefixKV, attend
+from unirank_jax.attention import PrefixKV, attend
 from unirank_jax.batch import Rows
 from unirank_jax.cells import Cells
 from unirank_jax.config import ModelConfig, TextConfig
@@ -87,7 +87,7 @@ class TextLayer(nnx.Module):
         cells: Cells,
         prefixes: Sequence[PrefixKV],
         read: Read,
-        backend: Backend,
+        compute: Compute,
     ) -> tuple[Array, tuple[Array, Array]]:
         """x (N, D) -> (N, D), or (B, D) where only the last tokens are read; keys and values."""
         y = self.norm1(x)
@@ -98,20 +98,18 @@ class TextLayer(nnx.Module):
         if read == "last":
             x, y, angles = cells.last(x), cells.last(y), cells.last(angles)  # (B, ...)
         q = rotate(self.q_norm(_split(self.q(y), self.heads)), angles)
-        if read == "last":
-            mixed = attend(
-                q[:, None],
-                k,
-                v,
-                causal=False,
-                key_lengths=cells.lengths,
-                prefixes=prefixes,
-                backend=backend,
-            )
-        else:
-            whole = cells.rows(q)
-            mixed = attend(whole, k, v, causal=True, prefixes=prefixes, backend=backend)
-            mixed = cells.flat(mixed)
+        alone = read == "last"
+        mixed = attend(
+            q[:, None] if alone else cells.rows(q),
+            k,
+            v,
+            causal=not alone,
+            key_lengths=cells.lengths if alone else None,
+            prefixes=prefixes,
+            backend=compute.attention,
+            mesh=compute.mesh,
+        )
+        mixed = mixed if alone else cells.flat(mixed)
         x = x + self.o(mixed.reshape(x.shape[0], -1))
         y = self.norm2(x)
         return x + self.down(jax.nn.silu(self.gate(y)) * self.up(y)), (k, v)
@@ -170,7 +168,7 @@ class Text(nnx.Module):
                 PrefixKV(k, v, prefix.cache.lengths, prefix.rows)
                 for (k, v), prefix in zip(pairs, prefixes, strict=True)
             ]
-            x, own = layer(x, angles, cells, shared, read, compute.attention)
+            x, own = layer(x, angles, cells, shared, read, compute)
             if slab is not None and read == "all":  # DeepStack: visual tokens only
                 x = x + jnp.where(visual, slab[source], 0).astype(x.dtype)
             return x, own if collect else None

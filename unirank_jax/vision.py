@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unirank_jax.attention import Backend, attend
+from unirank_jax.attention import attend
 from unirank_jax.batch import Images
 from unirank_jax.cells import Cells
 from unirank_jax.config import VisionConfig
@@ -41,14 +41,21 @@ class VisionBlock(nnx.Module):
         self.down = Dense(rngs, (mlp, width), ("vision_mlp", "vision_embed"), True, gain=0.5)
         self.heads = config.heads
 
-    def __call__(self, x: Array, angles: Array, cells: Cells, backend: Backend) -> Array:
+    def __call__(self, x: Array, angles: Array, cells: Cells, compute: Compute) -> Array:
         """x (N, Dv) -> (N, Dv)."""
         qkv = self.qkv(self.norm1(x)).reshape(x.shape[0], 3, self.heads, -1)
         q, k = rotate(qkv[:, 0], angles), rotate(qkv[:, 1], angles)
         q, k, v = cells.rows(q), cells.rows(k), cells.rows(qkv[:, 2])  # (I, P, heads, H)
-        mixed = cells.flat(
-            attend(q, k, v, causal=False, key_lengths=cells.lengths, backend=backend)
+        mixed = attend(
+            q,
+            k,
+            v,
+            causal=False,
+            key_lengths=cells.lengths,
+            backend=compute.attention,
+            mesh=compute.mesh,
         )
+        mixed = cells.flat(mixed)
         x = x + self.out(mixed.reshape(x.shape))
         return x + self.down(jax.nn.gelu(self.up(self.norm2(x)), approximate=True))
 
@@ -118,7 +125,7 @@ class Vision(nnx.Module):
         angles = (places * rates).reshape(x.shape[0], -1)  # (N, H / 2)
 
         def step(x: Array, block: VisionBlock) -> tuple[Array, None]:
-            return block(x, angles, cells, compute.attention), None
+            return block(x, angles, cells, compute), None
 
         deepstack = []
         for s, depth in enumerate(config.stage_depths):
