@@ -146,6 +146,13 @@ def test_programs_are_few_over_mixed_sizes(folder: Path, candidates: list[Any]) 
     assert 2 <= model.engine.programs == len(model.engine.buckets) <= MAX_PROGRAMS
 
 
+def test_a_reranker_computes_on_the_device_that_holds_it(model: Reranker) -> None:
+    """Of the eight here; so a kernel can serve it (see attention.py)."""
+    compute = model.engine.compute
+    assert compute.mesh is not None
+    assert list(compute.mesh.devices.flat) == jax.devices()[:1]
+
+
 def test_scores_are_calibrated_logits(model: Reranker, candidates: list[Any]) -> None:
     logits = model.logits(QUERY, candidates)
     scores = model.score(QUERY, candidates)
