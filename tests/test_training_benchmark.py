@@ -35,16 +35,21 @@ def test_it_runs_and_both_forms_have_the_same_gradient(folder: Path, tmp_path: P
 
 
 def test_another_query_gives_another_gradient(folder: Path) -> None:
-    """The comparison is no empty one: a query that differs between the forms stands out."""
+    """The comparison is no empty one: a query that differs between the forms stands out, and
+    gradients are unclipped, since clipping would hide a factor between the forms."""
     arguments = training._parser().parse_args(["--model", str(folder), "--groups", "2", *SIZES])
-    trial = training.Trial(training.settings(folder, arguments))
+    config = training.settings(folder, arguments)
+    trial, beta1 = training.Trial(config), config.optimizer.beta1
     groups = training.make_groups(trial.prompt, arguments)
     (first, some), (second, others) = groups
     swapped = [(second, some), (first, others)]
     gradients = []
     for lists in (groups, swapped):
         batch = trial.place(training.micro_batch(trial.model, lists, shared=True))
-        gradients.append(trial.gradient(trial.update(trial.fresh(), batch)[0]))
+        state, metrics = trial.update(trial.fresh(), batch)
+        gradients.append(trial.gradient(state))
+        length = np.sqrt(sum(np.square(value).sum() for value in gradients[-1].values()))
+        assert length == pytest.approx((1 - beta1) * float(metrics["grad_norm"]), rel=1e-4)
     differences = training.relative_differences(*gradients)
     assert differences["text.stage_2.q.kernel"] > 100 * training.TOLERANCE
     assert all(np.abs(value).max() > 0 for value in gradients[0].values())
