@@ -148,7 +148,8 @@ def test_the_default_ranks_as_before(tmp_path: Path) -> None:
     found = json.loads(out.read_text())
     assert found["lists"] == 40 and found["pairs"] == 800
     assert 0.985 < found["kendall_tau"] < 1.0, "1 would mean that nothing was rounded"
-    assert found["correlation_of_logits"] > 0.9999
+    # seen: 0.99997; one scale for all tokens 0.99992, weights scaled along the wrong axis 0.986
+    assert found["correlation_of_logits"] > 0.99995
     assert abs(found["hit@1_difference"][0]) <= 0.05
     plain, rounded = (found["models"][name] for name in (benchmark.PLAIN, benchmark.INT8))
     assert plain["tie_rate"] == rounded["tie_rate"] == 0.0, "scores are not rounded"
