@@ -10,13 +10,13 @@ The files are those of `configs/sci_reward.py`. `policy.temperature=0` chooses i
 stage 1. The control is `train.sft` on the same lists for as many steps.
 """
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from configs import sci
 from train.align import AlignConfig
 from train.alignment import AnchorSettings, PolicySettings
 from train.config import choose
-from train.settings import BatchSettings, ScheduleSettings, TrainConfig
+from train.settings import BatchSettings, ScheduleSettings, TrainConfig, extended
 
 POLICY = PolicySettings(
     algorithm="policy",
@@ -40,10 +40,8 @@ ANCHOR = AnchorSettings(bernoulli=0.05, direction="forward", first=0.01, bce=0.2
 
 def of(base: TrainConfig) -> AlignConfig:
     """Alignment of a model of the same kind as a stage-1 run."""
-    shared = {field.name: getattr(base, field.name) for field in fields(TrainConfig)}
-    return AlignConfig(
-        **shared | {"name": base.name + "_align"}, policy=POLICY, anchor=ANCHOR, rewards=""
-    )
+    name = base.name + "_align"
+    return extended(AlignConfig, base, name=name, policy=POLICY, anchor=ANCHOR, rewards="")
 
 
 def tiny() -> AlignConfig:

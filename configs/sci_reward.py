@@ -13,24 +13,22 @@
 heart (InstructGPT, C.2).
 """
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from configs import sci
 from train.config import choose
 from train.reward import RewardConfig
-from train.settings import BatchSettings, ScheduleSettings, TrainConfig
+from train.settings import BatchSettings, ScheduleSettings, TrainConfig, extended
 
 
 def of(base: TrainConfig) -> RewardConfig:
     """A reward model of the same kind as a stage-1 run, at half its learning rate."""
-    shared = {field.name: getattr(base, field.name) for field in fields(TrainConfig)}
-    return RewardConfig(
-        **shared
-        | {
-            "name": base.name + "_reward",
-            "loss": {"preference": 1.0, "centre": 0.01},
-            "optimizer": replace(base.optimizer, lr=0.5 * base.optimizer.lr),
-        },
+    return extended(
+        RewardConfig,
+        base,
+        name=base.name + "_reward",
+        loss={"preference": 1.0, "centre": 0.01},
+        optimizer=replace(base.optimizer, lr=0.5 * base.optimizer.lr),
         members=1,
         caution=0.5,
         valid_lists="",

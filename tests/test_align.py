@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import signal
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import tiny_run
 
-from train import align, mine, reward
+from train import align, loop, mine, reward
 from train.align_step import two_pass
 from train.contenders import exported
 from train.reward import accuracy, combined, refusals
@@ -103,12 +104,7 @@ def test_killed_and_resumed_it_is_the_same_run(inputs: dict[str, Path], tmp_path
     settings = [*shared(inputs, schedule__steps=9, log__every_steps=1), *gold]
     command = ["--config", "configs/sci_align.py", "--set", *settings, "--workdir"]
     assert align.main([*command, str(tmp_path / "whole")]) == 0
-    stop = [*command, str(tmp_path / "parts")]
-    half = [one.replace("schedule.steps=9", "schedule.steps=9") for one in stop]
-    import signal
-
-    from train import loop
-
+    parts = [*command, str(tmp_path / "parts")]
     due = loop._due
 
     def stopping(step: int, every: int) -> bool:
@@ -118,8 +114,8 @@ def test_killed_and_resumed_it_is_the_same_run(inputs: dict[str, Path], tmp_path
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "_due", stopping)
-        assert align.main(half) == 143
-    assert align.main(half) == 0
+        assert align.main(parts) == 143
+    assert align.main(parts) == 0
 
     def losses(name: str) -> list[object]:
         lines = tiny_run.series(tmp_path / name)

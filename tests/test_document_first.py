@@ -234,6 +234,9 @@ def test_damaged_stores_are_refused(model: Reranker, tmp_path: Path) -> None:
     data.write_bytes(data.read_bytes()[:-4])
     with pytest.raises(StoreError, match=r"shard-00000.bin: \d+ bytes instead of \d+"):
         model.open_store(folder)
+    (folder / "shard-00000.json").write_text("[{]")
+    with pytest.raises(StoreError, match=r"shard-00000.json: not the notes of a shard"):
+        model.open_store(folder)
     (folder / "store.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(StoreError, match="format 99, this package reads 1"):
         model.open_store(folder)

@@ -26,6 +26,7 @@ from unirank_jax.datasets.dataset import Dataset, DatasetError, open_source
 from unirank_jax.datasets.formats.writing import json_line, write_lines
 
 SPAN, HANDFUL = 6, 5  # words of a query at most: of one piece, or from anywhere
+TRIED = 500  # texts at random that are looked at to fill a list
 FOUND = 60  # texts of BM25 from which hard ones are taken
 
 _EXAMPLES = """examples:
@@ -97,10 +98,13 @@ def lists_of(
         hard = np.argpartition(-scores, min(FOUND, len(texts) - 1))[:FOUND].tolist()
         hard = [i for i in hard if scores[i] > 0 and not wanted <= sets[i]]
         chosen = rng.sample(hard, min(len(hard), size // 2))
-        while len(chosen) < size - 1:
-            other = rng.randrange(len(texts))
+        for other in rng.sample(range(len(texts)), min(len(texts), TRIED)):
+            if len(chosen) == size - 1:
+                break
             if other not in chosen and not wanted <= sets[other]:
                 chosen.append(other)
+        if len(chosen) < size - 1:
+            continue  # words that nearly every text has
         yield {
             "qid": f"{split}-query-{number}",
             "query": {"text": query},

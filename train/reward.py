@@ -29,6 +29,7 @@ from train.sft import EXPECTED, open_data, train
 from train.signals import read_preferences
 from unirank_jax.datasets.dataset import Dataset, open_source
 from unirank_jax.datasets.formats.writing import json_line, write_lines
+from unirank_jax.datasets.forms import in_form
 from unirank_jax.datasets.overlay import overlaid
 from unirank_jax.reranker import Reranker
 from unirank_jax.reranker import load as load_reranker
@@ -199,7 +200,8 @@ def _records(config: RewardConfig, split: str, reranker: Reranker) -> Iterator[d
         dataset: Dataset = open_data(config.data, reranker.prompt.spec)
         split = config.data.train_split
     else:
-        dataset = overlaid(open_source(config.data.source), split, config.valid_lists)
+        own = overlaid(open_source(config.data.source), split, config.valid_lists)
+        dataset = in_form(own, config.data.form, reranker.prompt.spec)
     count = len(dataset.lists(split))
     for start in range(0, count, CHUNK):
         examples = [dataset.example(split, n) for n in range(start, min(start + CHUNK, count))]

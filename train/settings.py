@@ -5,8 +5,8 @@ A field's comment says what it means; train/config.py reads, overrides and compa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar
 
 from unirank_jax.datasets.forms import Form
 
@@ -146,3 +146,12 @@ class TrainConfig:
     evaluation: EvaluationSettings
     checkpoint: CheckpointSettings
     log: LogSettings
+
+
+Later = TypeVar("Later", bound=TrainConfig)
+
+
+def extended(kind: type[Later], base: TrainConfig, **own: Any) -> Later:
+    """The configuration of a later stage: everything of `base`, with the fields in `own`."""
+    shared = {one.name: getattr(base, one.name) for one in fields(TrainConfig)}
+    return kind(**shared | own)

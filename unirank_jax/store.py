@@ -229,7 +229,10 @@ def read_notes(folder: Path, number: int) -> list[Note] | None:
     path = folder / f"shard-{number:05d}.json"
     if not path.is_file():
         return None
-    return [Note(**one) for one in json.loads(path.read_text("utf-8"))]
+    try:
+        return [Note(**one) for one in json.loads(path.read_text("utf-8"))]
+    except (ValueError, TypeError):
+        raise StoreError(f"{path}: not the notes of a shard; remove it and index again") from None
 
 
 def write_shard(
