@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -13,12 +14,22 @@ import numpy as np
 import pytest
 import tiny_run
 
-from train import align, loop, mine, reward
-from train.align_step import two_pass
+from train import align, data, loop, mine, reward
+from train.align_step import make_policy_step, two_pass
+from train.config import load as load_config
 from train.contenders import exported
+from train.initial import make_layout
+from train.ranking import RankingObjective
 from train.reward import accuracy, combined, refusals
+from train.settings import LoRASettings
+from train.signals import Signals
+from train.step import abstract_state, learning_rate, make_optimizer, state_shardings
 from train.temperature import CHOICES
 from train.utility import utilities
+from unirank_jax import sharding
+from unirank_jax.batch import Bucket
+from unirank_jax.config import preset
+from unirank_jax.packing import pack
 from unirank_jax.reranker import load
 
 
@@ -150,20 +161,73 @@ def test_the_two_pass_gradient_is_that_of_the_whole() -> None:
             assert set(parts) == {"n"}
             for name in params:
                 np.testing.assert_allclose(found[name], slope[name], rtol=1e-6, atol=1e-9)
+        # each list one candidate at a time
+        parts = jnp.moveaxis(jnp.asarray(batch), -2, 1).reshape(20, 1, 2, 1, 7)
+        value, _, found = jax.jit(lambda p, b: two_pass(margins, loss, p, b, 5))(params, parts)
+        assert float(value) == pytest.approx(float(expected), rel=1e-6)
+        for name in params:
+            np.testing.assert_allclose(found[name], slope[name], rtol=1e-6, atol=1e-9)
 
 
 def test_micro_batches_give_the_same_run(inputs: dict[str, Path], tmp_path: Path) -> None:
     gold = ["policy.utility=gain", "policy.preference=0", "data.length_window=1"]
     found = {}
-    for parts in (1, 2):
+    for parts, chunks in ((1, 1), (2, 1), (1, 4)):
         settings = [*shared(inputs, schedule__steps=3, log__every_steps=1), *gold]
-        settings += ["batch.lists=16", f"batch.accumulate={parts}", "policy.temperature=2"]
-        workdir = str(tmp_path / str(parts))
+        settings += ["batch.lists=16", f"batch.accumulate={parts}", f"batch.chunks={chunks}"]
+        settings += ["policy.temperature=2"]
+        workdir = str(tmp_path / f"{parts}-{chunks}")
         command = ["--config", "configs/sci_align.py", "--set", *settings, "--workdir", workdir]
         assert align.main(command) == 0
         series = [one for one in tiny_run.series(Path(workdir)) if one["kind"] == "train"]
-        found[parts] = [one["grad_norm"] for one in series]
-    np.testing.assert_allclose(found[1], found[2], rtol=1e-4)
+        found[parts, chunks] = [one["grad_norm"] for one in series]
+    np.testing.assert_allclose(found[1, 1], found[2, 1], rtol=1e-4)
+    np.testing.assert_allclose(found[1, 1], found[1, 4], rtol=1e-4)
+
+
+def test_memory_does_not_grow_with_the_list(eight_devices: list[jax.Device]) -> None:
+    """Bytes of temporaries of the compiled step, 8 candidates at a time, and all at once."""
+    mesh = sharding.mesh(1, 1, 1, eight_devices[:1])
+    model = preset("tiny")
+    layout, _ = make_layout(model, LoRASettings(0, 0.0, ""), 0)
+    places = layout.shardings(mesh)
+    trained = {
+        n: jax.ShapeDtypeStruct(v.shape, jnp.float32, sharding=places[n])
+        for n, v in layout.variables.items()
+    }
+
+    def temporaries(candidates: int, chunks: int) -> int:
+        size = candidates // chunks
+        bucket = Bucket(1, 64, size, 96, size // 2, 256)
+        changes = [f"batch.chunks={chunks}", "model.unroll=false"]
+        base = load_config("configs/sci_align.py", changes)
+        policy = replace(base.policy, temperature=2.0)
+        optimizer = make_optimizer(base.optimizer, base.schedule)
+        state_places = state_shardings(optimizer, trained, places, mesh)
+        step = make_policy_step(
+            RankingObjective(layout, (1, 2), base),
+            policy,
+            base.anchor,
+            0,
+            optimizer,
+            learning_rate(base.optimizer, base.schedule),
+            state_places,
+            {},
+            mesh,
+        )
+        each = np.zeros((1, 1, size), np.float32)
+        signals = Signals(np.zeros((1, 1, size, candidates), np.float32), each, each)
+        packed = pack(model, [], [], [], bucket)
+        some = data.Micro(packed, data.empty_targets(1, size), signals)
+        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((chunks, *x.shape), x.dtype), some)
+        state = abstract_state(optimizer, trained, state_places)
+        compiled = step.jitted.lower(state, {}, batch).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    found = [temporaries(candidates, candidates // 8) for candidates in (8, 128)]
+    print(f"temporary bytes of lists of 8 and 128 candidates: {found}")
+    assert max(found) < 1.2 * min(found)
+    assert temporaries(128, 1) > 2 * max(found)
 
 
 def test_contradictions_are_refused(
@@ -179,6 +243,10 @@ def test_contradictions_are_refused(
     assert "policy.samples" in told and "policy.clip" in told and "needs rewards" in told
     told = failing(align, "configs/sci_align.py:gold", "policy.algorithm=dpo", "data.preferences=")
     assert "policy.algorithm=dpo needs data.preferences" in told
+    told = failing(align, "configs/sci_align.py:gold", "batch.accumulate=1", "batch.chunks=3")
+    assert "data.list_size = 4 must be a multiple of batch.chunks = 3" in told
+    told = failing(reward, "configs/sci_reward.py", "batch.chunks=2")
+    assert "batch.chunks: this loss needs whole lists" in told
     told = failing(reward, "configs/sci_reward.py", "members=0", "valid_lists=x")
     assert "members must be at least 1" in told and "belong together" in told
 

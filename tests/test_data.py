@@ -215,11 +215,11 @@ def test_the_planned_bucket_holds_what_is_packed(
     dataset: Dataset, index: Index, prompt: Prompt, config: ModelConfig
 ) -> None:
     plan = TrainPlan(index, replace(SETTINGS, buckets=3))
-    encoder = data.Encoder(dataset, index, prompt, config, 4)
+    encoder = data.Encoder(dataset, index, prompt, config, SETTINGS)
     for number in range(8):
         planned = plan[number]
         ((lists,),) = planned.lists
-        micro = encoder.shard(lists, planned.bucket)  # raises when anything does not fit
+        (micro,) = encoder.shard(lists, planned.bucket)  # raises when anything does not fit
         lengths, rows = micro.batch.rows.lengths[0], micro.targets.label_row[0]
         for g, chosen in enumerate(lists):
             grades = index.grades[chosen.slots]
@@ -245,7 +245,7 @@ def test_long_texts_are_cut_and_still_fit(
     settings = replace(SETTINGS, lists=2, list_size=2)
     planned = TrainPlan(index, settings)[0]
     ((lists,),) = planned.lists
-    micro = data.Encoder(dataset, index, prompt, config, 2).shard(lists, planned.bucket)
+    (micro,) = data.Encoder(dataset, index, prompt, config, settings).shard(lists, planned.bucket)
     whole = micro.batch.prefix.lengths.max() + micro.batch.rows.lengths.max()
     assert whole == 320
     assert planned.bucket.tokens == 256  # what the query leaves of 320, rounded up
@@ -313,7 +313,7 @@ def test_the_state_is_one_integer(
 ) -> None:
     mesh = sharding.mesh(1, 1, 1, jax.devices()[:1])
     plan = TrainPlan(index, SETTINGS)
-    encoder = data.Encoder(dataset, index, prompt, config, 4)
+    encoder = data.Encoder(dataset, index, prompt, config, SETTINGS)
     straight = list(islice(data.train_batches(plan, encoder, mesh, 0, 2, 2), 6))
     resumed = list(islice(data.train_batches(plan, encoder, mesh, 4, 1, 1), 2))
     assert [item.position for item in straight] == [1, 2, 3, 4, 5, 6]
@@ -333,14 +333,14 @@ def test_shards_lie_where_the_mesh_wants_them(
     mesh = sharding.mesh(2, 2, 2, eight_devices)
     assert data.local_shards(mesh) == [0, 1, 2, 3]
     plan = TrainPlan(index, replace(SETTINGS, micro_batches=2, shards=4, lists=1))
-    encoder = data.Encoder(dataset, index, prompt, config, 4)
+    encoder = data.Encoder(dataset, index, prompt, config, SETTINGS)
     item = next(data.train_batches(plan, encoder, mesh, 0, 2, 2))
     tokens = item.batch.batch.rows.tokens
     assert tokens.shape[:2] == (2, 4)
     planned = plan[0]
     for m in range(2):
         for s in range(4):
-            alone = encoder.shard(planned.lists[m][s], planned.bucket)
+            (alone,) = encoder.shard(planned.lists[m][s], planned.bucket)
             np.testing.assert_array_equal(tokens[m, s], alone.batch.rows.tokens[0])
     assert {shard.data.shape[1] for shard in tokens.addressable_shards} == {1}
 

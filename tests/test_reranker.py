@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tiny_reranker
 from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
 from tiny_reranker import QUERY, picture, save
 
 import unirank_jax
@@ -308,3 +309,19 @@ def test_a_cascade_scores_the_best_again_and_says_so(
     for top, visual_tokens in ((0, 2), (1, 0)):
         with pytest.raises(ValueError, match=r"cascade\..* is 0; give at least 1"):
             Cascade(top, visual_tokens)
+
+
+def test_compiled_programs_are_kept(folder: Path, tmp_path: Path) -> None:
+    names = ("compilation_cache_dir", "persistent_cache_min_compile_time_secs")
+    names += ("persistent_cache_min_entry_size_bytes",)
+    before = {f"jax_{name}": getattr(jax.config, f"jax_{name}") for name in names}
+    try:
+        for place in ("one", "two"):  # the second folder of a process counts as well
+            jax.clear_caches()
+            scoring = ScoringConfig(compile_cache=tmp_path / place)
+            load(folder, scoring=scoring).logits(QUERY, ["water"])
+            assert list((tmp_path / place).iterdir())
+    finally:
+        compilation_cache.reset_cache()
+        for name, value in before.items():
+            jax.config.update(name, value)

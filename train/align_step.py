@@ -52,7 +52,8 @@ def make_policy_step(
         def loss(logits: Array) -> tuple[Array, dict[str, Pair]]:
             return alignment.loss(logits, lists, key, policy, anchor)
 
-        value, parts, gradient = two_pass(margins, loss, state.trainable, batch)
+        chunks = objective.config.batch.chunks
+        value, parts, gradient = two_pass(margins, loss, state.trainable, batch, chunks)
         state, metrics = advanced(state, gradient, optimizer, rate, places)
         return state, {"loss": value, **metrics, **parts}
 
@@ -64,21 +65,21 @@ def two_pass(
     loss: Callable[[Array], tuple[Array, dict[str, Pair]]],
     trainable: Params,
     batch: Any,
+    chunks: int = 1,
 ) -> tuple[Array, dict[str, Pair], Params]:
     """Loss, its parts and the gradient of a batch of M micro-batches (leading axis).
 
     margins: (trainable, one micro-batch) -> logits (S, G, C). loss: of all logits, (Q, C) with
-    Q = M * S * G, -> (value, parts).
+    Q = M * S * G, -> (value, parts). With chunks, C is a part of a list and Q so much less: see
+    `whole`.
     """
 
     def slopes(logits: Array) -> tuple[tuple[Array, dict[str, Pair]], Array]:
-        flat = logits.reshape(-1, logits.shape[-1])
-        found, slope = jax.value_and_grad(loss, has_aux=True)(flat)
-        return found, slope.reshape(logits.shape)
+        return jax.value_and_grad(lambda some: loss(whole(some, chunks)), has_aux=True)(logits)
 
     if jax.tree.leaves(batch)[0].shape[0] == 1:  # nothing to save: one pass
         only = jax.tree.map(lambda x: x[0], batch)
-        logits, pull = jax.vjp(lambda p: margins(p, only), trainable)
+        logits, pull = jax.vjp(lambda p: margins(p, only)[None], trainable)
         (value, parts), slope = slopes(logits)
         return value, parts, pull(slope)[0]
 
@@ -95,12 +96,20 @@ def two_pass(
     return value, parts, gradient
 
 
+def whole(values: Array, chunks: int) -> Array:
+    """Whole lists of values by candidate: (M * chunks, S, G, C, ...) -> (M * S * G, chunks * C,
+    ...). The chunks of a list lie in micro-batches that follow each other."""
+    batches, shards, lists, count, *rest = values.shape
+    parts = values.reshape(batches // chunks, chunks, shards, lists, count, *rest)
+    return jnp.moveaxis(parts, 1, 3).reshape(-1, chunks * count, *rest)
+
+
 def lists_of(batch: Micro, config: TrainConfig) -> Lists:
     """What is known of all lists of a batch, (Q, C): micro-batches and shards in turn."""
     assert batch.signals is not None
 
     def flat(x: Array) -> Array:
-        return x.reshape(-1, *x.shape[3:])
+        return whole(x, config.batch.chunks)
 
     targets = batch.targets._replace(label_row=jnp.zeros_like(batch.targets.label_row))
     nothing = Scores(jnp.zeros((*targets.grade.shape[:2], 1), jnp.float32))

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from train.loop import Item
-from train.plan import BatchPlan, Chosen, EvaluationPlan, PlanSettings, TrainPlan
+from train.plan import BatchPlan, Chosen, EvaluationPlan, PlanSettings, TrainPlan, chunked
 from train.settings import TrainConfig
 from train.signals import Signals, SignalTable
 from train.sizes import Index
@@ -46,23 +46,33 @@ class Encoder:
         index: Index,
         prompt: Prompt,
         config: ModelConfig,
-        list_size: int,
+        settings: PlanSettings,
         signals: SignalTable | None = None,
     ) -> None:
         self.dataset, self.index, self.prompt = dataset, index, prompt
-        self.config, self.list_size, self.signals = config, list_size, signals
+        self.config, self.settings, self.signals = config, settings, signals
 
-    def shard(self, lists: list[Chosen], bucket: Bucket) -> Micro:
-        """One shard of one micro-batch as numpy arrays with S = 1.
+    def shard(self, lists: list[Chosen], bucket: Bucket) -> list[Micro]:
+        """One shard of one micro-batch as numpy arrays with S = 1: a `Micro` for each chunk.
 
         Raises:
             ContentError: a content that cannot be encoded, by query and candidate id.
         """
+        size = self.settings.list_size // self.settings.chunks
+        micros = [self._chunk(part, bucket, size) for part in chunked(lists, self.settings)]
+        if self.signals is None:
+            return micros
+        whole = self.signals.fill(lists, bucket.rows // size, self.settings.list_size)
+        return [
+            micro._replace(signals=whole.part(first, first + size))
+            for micro, first in zip(micros, range(0, self.settings.list_size, size), strict=True)
+        ]
+
+    def _chunk(self, lists: list[Chosen], bucket: Bucket, size: int) -> Micro:
         prefixes: list[Encoded] = []
         rows: list[Encoded] = []
         prefix_index: list[int] = []
-        room = bucket.rows // self.list_size
-        targets = empty_targets(room, self.list_size)
+        targets = empty_targets(bucket.rows // size, size)
         for g, chosen in enumerate(lists):
             query, candidates = self._encode(chosen)
             count = len(candidates)
@@ -81,10 +91,7 @@ class Encoder:
             targets.rel_min[0, g] = self.index.rel_min[chosen.number]
             targets.list_id[0, g] = chosen.number
         outer = self.prompt.static() if self.prompt.document_first else None
-        batch = pack(self.config, prefixes, rows, prefix_index, bucket, outer)
-        if self.signals is None:
-            return Micro(batch, targets)
-        return Micro(batch, targets, self.signals.fill(lists, room, self.list_size))
+        return Micro(pack(self.config, prefixes, rows, prefix_index, bucket, outer), targets)
 
     def _encode(self, chosen: Chosen) -> tuple[Encoded, list[Encoded]]:
         """The query's side, with the static part where it comes first, and the candidates."""
@@ -124,6 +131,11 @@ def plan_settings(config: TrainConfig, mesh: Mesh, prompt: Prompt) -> PlanSettin
             f"batch.lists = {batch.lists} must be a multiple of {shards} shards (mesh data x fsdp) "
             f"x {batch.accumulate} (batch.accumulate)"
         )
+    if config.data.list_size % batch.chunks:
+        raise ValueError(
+            f"data.list_size = {config.data.list_size} must be a multiple of batch.chunks = "
+            f"{batch.chunks}"
+        )
     return PlanSettings(
         seed=config.seed,
         micro_batches=batch.accumulate,
@@ -137,6 +149,7 @@ def plan_settings(config: TrainConfig, mesh: Mesh, prompt: Prompt) -> PlanSettin
         max_tokens=config.data.max_tokens,
         buckets=config.data.buckets,
         outer=len(prompt.static()) if prompt.document_first else 0,
+        chunks=batch.chunks,
     )
 
 
@@ -149,7 +162,9 @@ def train_batches(
     def make(number: int) -> tuple[BatchPlan, dict[int, Micro]]:
         planned = plan[int(number)]
         return planned, {
-            shard: _stack_micro([encoder.shard(m[shard], planned.bucket) for m in planned.lists])
+            shard: _stack_micro(
+                [part for m in planned.lists for part in encoder.shard(m[shard], planned.bucket)]
+            )
             for shard in mine
         }
 
@@ -175,7 +190,7 @@ def evaluation_batches(
         planned = plan[int(number)]
         (lists,) = planned.lists
         return planned, {
-            shard: _stack_micro([encoder.shard(lists[shard], planned.bucket)]) for shard in mine
+            shard: _stack_micro(encoder.shard(lists[shard], planned.bucket)) for shard in mine
         }
 
     numbers = grain.MapDataset.range(len(plan)).map(make)

@@ -38,6 +38,12 @@ class PlanSettings:
     max_tokens: int
     buckets: int  # compiled programs at most
     outer: int = 0  # with the document first: tokens before all documents; 0 = the query first
+    chunks: int = 1  # parts of a list, each in a micro-batch of its own
+
+    @property
+    def rows(self) -> int:
+        """Candidates of a micro-batch and shard."""
+        return self.lists * self.list_size // self.chunks
 
 
 class Chosen(NamedTuple):
@@ -176,9 +182,18 @@ def sample(index: Index, number: int, epoch: int, settings: PlanSettings, *, dra
     return Chosen(number, np.concatenate([relevant, others[:wanted]]))
 
 
+def chunked(lists: Sequence[Chosen], settings: PlanSettings) -> list[list[Chosen]]:
+    """The lists of a shard in `chunks` parts: the first candidates of each, the next, ..."""
+    size = settings.list_size // settings.chunks
+    return [
+        [Chosen(one.number, one.slots[first : first + size]) for one in lists]
+        for first in range(0, settings.list_size, size)
+    ]
+
+
 def need(index: Index, lists: list[list[list[Chosen]]], settings: PlanSettings) -> Bucket:
     """Sizes that hold every shard of a batch: exact, but for equal pictures under other ids."""
-    shards = [shard for micro in lists for shard in micro]
+    shards = [part for micro in lists for shard in micro for part in chunked(shard, settings)]
     asked = found = images = patches = asked_cells = cells = patch_cells = 0
     for shard in shards:
         numbers = [chosen.number for chosen in shard]
@@ -216,7 +231,7 @@ def _bucket(
 ) -> Bucket:
     """The bucket for queries of `asked` and candidates of `found` tokens, together `asked_cells`
     (a query for each of its candidates) and `found_cells`."""
-    rows = settings.lists * settings.list_size
+    rows = settings.rows
     if not settings.outer:
         return Bucket(settings.lists, asked, rows, found, images, patches, found_cells, patch_cells)
     return Bucket(
@@ -235,7 +250,7 @@ def _bucket(
 
 def largest(index: Index, settings: PlanSettings) -> Bucket:
     """Sizes that hold any batch of this index."""
-    rows = settings.lists * settings.list_size
+    rows = settings.rows
     queries, items = index.query_sizes.max(0), index.item_sizes.max(0)
     images = settings.lists * int(queries[1]) + min(rows, len(index.item_ids)) * int(items[1])
     tokens, asked = int(items[0]), int(queries[0])

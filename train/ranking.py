@@ -100,11 +100,11 @@ def make_evaluation(
     training = plan_settings(config, mesh, prompt)
     count = max(1, training.lists * training.list_size // wanted.list_size)
     settings = replace(
-        training, micro_batches=1, lists=count, list_size=wanted.list_size, buckets=2
+        training, micro_batches=1, chunks=1, lists=count, list_size=wanted.list_size, buckets=2
     )
     index = cached_index(dataset, wanted.split, prompt, workdir / "cache")
     plan = EvaluationPlan(index, settings, wanted.lists)
-    encoder = Encoder(dataset, index, prompt, model, wanted.list_size)
+    encoder = Encoder(dataset, index, prompt, model, settings)
     chosen_lists = [one for batch in plan.batches for shard in batch[0] for one in shard]
     lists_judged = {one.number: _judged(dataset, wanted.split, index, one) for one in chosen_lists}
 
@@ -138,9 +138,11 @@ def logits_of(
     index = encoder.index
     longest = int(np.diff(index.starts).max())
     count = max(1, training.lists * training.list_size // longest)
-    settings = replace(training, micro_batches=1, lists=count, list_size=longest, buckets=4)
+    settings = replace(
+        training, micro_batches=1, chunks=1, lists=count, list_size=longest, buckets=4
+    )
     plan = EvaluationPlan(index, settings, len(index))
-    whole = Encoder(encoder.dataset, index, encoder.prompt, encoder.config, longest)
+    whole = Encoder(encoder.dataset, index, encoder.prompt, encoder.config, settings)
     score_batch = _scoring(objective, mesh)
     found = np.full(len(index.items), np.nan, np.float32)
     batches = evaluation_batches(plan, whole, mesh, workers=2, prefetch=4)

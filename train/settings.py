@@ -57,6 +57,7 @@ class BatchSettings:
 
     lists: int  # per update, over all devices
     accumulate: int  # micro-batches per update
+    chunks: int = 1  # parts of a list, one in memory at a time (train.align alone)
 
 
 @dataclass(frozen=True)

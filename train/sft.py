@@ -6,6 +6,7 @@ resumes where the run stopped, bit for bit on the same devices.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,7 +71,8 @@ def train(config: TrainConfig, workdir: Path, stage: Stage | None = None) -> Out
     """Everything that a command does with a resolved configuration; `stage`: of another stage."""
     stage = stage or SupervisedStage(config)
     _check(config)
-    keep_programs(workdir / "cache" / "programs")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the user's own choice
+        keep_programs(workdir / "cache" / "programs")
     mesh = sharding.mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     start = open_start(config.model, config.seed)
     prompt = make_prompt(config, start)
@@ -116,11 +118,11 @@ def train(config: TrainConfig, workdir: Path, stage: Stage | None = None) -> Out
         def first_logits() -> np.ndarray:
             base = start.load(places)  # of step 0, whatever the checkpoint
             whole = {**base, **{n: jax.device_put(a, places[n]) for n, a in adapters.items()}}
-            encoder = Encoder(dataset, index, prompt, start.config, settings.list_size)
+            encoder = Encoder(dataset, index, prompt, start.config, settings)
             return logits_of(objective, cast(whole, dtypes), encoder, settings, mesh)
 
         signals = stage.signals(index, workdir, dataset.fingerprint, first_logits)
-        encoder = Encoder(dataset, index, prompt, start.config, settings.list_size, signals)
+        encoder = Encoder(dataset, index, prompt, start.config, settings, signals)
         step = stage.step(objective, optimizer, state_places, frozen, mesh)
         evaluate = make_evaluation(
             config, objective, dataset, prompt, start.config, mesh, workdir, frozen
@@ -255,6 +257,7 @@ def _check(config: TrainConfig) -> None:
         (config.loss and any(w > 0 for w in config.loss.values()), "loss: no positive weight"),
         (config.schedule.steps > 0, "schedule.steps must be positive"),
         (config.log.every_steps > 0, "log.every_steps must be positive"),
+        (config.batch.chunks > 0, "batch.chunks must be at least 1"),
         (config.data.list_size > 1, "data.list_size must be at least 2"),
         (config.data.max_positives > 0, "data.max_positives must be at least 1"),
         (config.data.length_window > 0, "data.length_window must be at least 1"),

@@ -29,6 +29,10 @@ class Signals(NamedTuple):
     reference: Any  # (S, G, C) float32: logits of stage 1
     reward: Any  # (S, G, C) float32: utility of a reward model
 
+    def part(self, first: int, end: int) -> Signals:
+        """Of candidates `first` to `end`; preferences over all the others of their list."""
+        return Signals(*(x[:, :, first:end] for x in self))
+
 
 @dataclass(frozen=True)
 class SignalTable:

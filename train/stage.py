@@ -44,9 +44,17 @@ class Stage(Protocol):
 
 @dataclass(frozen=True)
 class SupervisedStage:
-    """Stage 1, and the reward model: a weighted sum of losses of labels or preferences."""
+    """Stage 1, and the reward model: a weighted sum of losses of labels or preferences.
+
+    Raises:
+        ConfigError: lists in chunks, which its losses cannot be computed from.
+    """
 
     config: TrainConfig
+
+    def __post_init__(self) -> None:
+        if self.config.batch.chunks != 1:
+            raise ConfigError("batch.chunks: this loss needs whole lists; set it to 1")
 
     def signals(
         self, index: Index, workdir: Path, data: str, first_logits: Callable[[], np.ndarray]
