@@ -41,7 +41,9 @@ ANCHOR = AnchorSettings(bernoulli=0.05, direction="forward", first=0.01, bce=0.2
 def of(base: TrainConfig) -> AlignConfig:
     """Alignment of a model of the same kind as a stage-1 run."""
     name = base.name + "_align"
-    return extended(AlignConfig, base, name=name, policy=POLICY, anchor=ANCHOR, rewards="")
+    return extended(
+        AlignConfig, base, name=name, policy=POLICY, anchor=ANCHOR, rewards="", stop=True
+    )
 
 
 def tiny() -> AlignConfig:

@@ -105,6 +105,7 @@ def test_from_preferences_to_an_aligned_model(
     assert names <= series[0].keys() and len(series) == 8
     assert series[0]["bernoulli"] == pytest.approx(0.0, abs=1e-6), "it starts as stage 1"
     assert series[-1]["bernoulli"] > 1e-7, "and moves"
+    assert "<svg" in (tmp_path / "align" / "diagnostics.html").read_text("utf-8")
     with exported(str(tmp_path / "align"), "last") as folder:
         scores = load(folder).logits("which one shows a square?", ["a red square", "no"])
     assert np.isfinite(scores).all()

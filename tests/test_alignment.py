@@ -233,3 +233,32 @@ def test_anchors_are_least_at_the_reference(direction: str) -> None:
     }
     pull = float(jnp.abs(parts["bernoulli"]).max())
     assert (pull > 0.3) if direction == "forward" else (pull < 0.02)
+
+
+def test_what_is_watched() -> None:
+    """Two queries: the first now begins with a relevant candidate, the second no longer does."""
+    given = lists(jnp.array([[0, 2, 1, 0], [0, 2, 1, 0]]))
+    given = given._replace(reference=jnp.array([[2.0, 1.0, 0.0, 0.0], [0.0, 3.0, 0.0, 0.0]]))
+    logits = jnp.array([[1.0, 2.0, 0.0, -1.0], [2.0, 1.0, 0.5, 0.0]])
+    _, parts = loss(logits, given, jax.random.key(0), SETTINGS, FREE)
+    found = {name: float(total) / float(count) for name, (total, count) in parts.items()}
+    assert found["flips_good"] == found["flips_bad"] == 0.5
+    assert found["magnitude"] == pytest.approx(7.5 / 8) and found["magnitude_before"] == 0.75
+    assert found["score_relevant"] == pytest.approx(3.5 / 4)
+    assert found["score_other"] == pytest.approx(2.0 / 4)
+    assert 0 < found["gold"] <= 1 and found["slope"] > 0 and -1 <= found["agreement"] <= 1
+    exact = replace(SETTINGS, algorithm="first", utility="relevant")
+    _, parts = loss(10 * logits[:1], given, jax.random.key(0), exact, FREE)
+    assert "gold" not in parts, "nothing is sampled"
+
+
+def test_agreement_is_that_of_slopes() -> None:
+    """Where a candidate is to say yes or no as its label has it, both losses pull the same way."""
+    given = lists()
+    given = given._replace(preferences=given.preferences.at[:, 1, 2].set(0.0))
+    same = replace(SETTINGS, algorithm="bernoulli")
+    _, parts = loss(LOGITS * 0, given, jax.random.key(0), same, FREE)
+    assert float(parts["agreement"][0]) == pytest.approx(1.0)
+    turned = given._replace(preferences=given.preferences.swapaxes(-1, -2))
+    _, parts = loss(LOGITS * 0, turned, jax.random.key(0), same, FREE)
+    assert float(parts["agreement"][0]) == pytest.approx(-1.0)

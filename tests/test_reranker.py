@@ -18,7 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from tiny_reranker import QUERY, picture, save
 
 import unirank_jax
-from unirank_jax import reranker
+from unirank_jax import reranker, sharding
 from unirank_jax.batch import Bucket
 from unirank_jax.content import ContentError
 from unirank_jax.engine import MAX_PROGRAMS
@@ -309,6 +309,28 @@ def test_a_cascade_scores_the_best_again_and_says_so(
     for top, visual_tokens in ((0, 2), (1, 0)):
         with pytest.raises(ValueError, match=r"cascade\..* is 0; give at least 1"):
             Cascade(top, visual_tokens)
+
+
+@pytest.mark.parametrize("prompt_id", ["unirank-native-1", "unirank-docfirst-1"])
+def test_a_mesh_gives_the_same_logits(
+    tmp_path: Path, eight_devices: list[jax.Device], candidates: list[Any], prompt_id: str
+) -> None:
+    """Weights split over heads, widths and layers' inputs; no device holds a whole model."""
+    folder = save(tmp_path / "model", prompt_id)
+    expected = load(folder).logits(QUERY, candidates)
+    spread = load(folder, mesh=sharding.mesh(1, 4, 2, eight_devices))
+    state = nnx.state(spread.engine.model)
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+    assert held < 0.3 * whole
+    found = spread.logits(QUERY, candidates)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * expected.std())
+    if prompt_id == "unirank-docfirst-1":
+        store = spread.index(candidates)
+        kept = spread.logits(QUERY, [store[n] for n in range(len(candidates))])
+        np.testing.assert_allclose(kept, expected, rtol=0, atol=1e-4 * expected.std())
+    with pytest.raises(sharding.ShardingError, match="does not divide"):
+        load(folder, mesh=sharding.mesh(1, 1, 7, eight_devices[:7]))
 
 
 def test_compiled_programs_are_kept(folder: Path, tmp_path: Path) -> None:

@@ -249,4 +249,7 @@ def test_a_finished_run_does_nothing_when_it_is_started_again(tmp_path: Path) ->
 def test_meta_is_stored_with_the_step(tmp_path: Path) -> None:
     toy_run(tmp_path)
     with Checkpoints(tmp_path, 2, "value") as checkpoints:
-        assert checkpoints.meta(10) == Meta(10, {"format": 1}, {"pending": {}})
+        found = checkpoints.meta(10)
+    history = found.extra["history"]
+    assert found == Meta(10, {"format": 1}, {"pending": {}, "history": history})
+    assert [line["step"] for line in history] == [4, 8, 10], "the first line and the last ones"

@@ -134,7 +134,7 @@ def test_loads_straight_into_the_shardings_of_a_mesh(
 ) -> None:
     mesh = sharding.mesh(2, 2, 2, eight_devices)
     places = sharding.shardings(nnx.state(Model.abstract(config), nnx.Param), mesh)
-    model = load_model(published, shardings=places)
+    model = load_model(published, mesh=mesh)
     expected = flatten(load_params(published, config))
     for path, place in flatten(places).items():
         leaf = flatten(model)[path]

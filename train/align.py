@@ -20,13 +20,17 @@ from jax.sharding import Mesh
 from train.align_step import make_policy_step
 from train.alignment import AnchorSettings, PolicySettings
 from train.config import ConfigError, load, parse, require_size
+from train.diagnostics import write_page
+from train.loop import StoppedError
 from train.ranking import RankingObjective
+from train.report import Rule
 from train.settings import TrainConfig
 from train.sft import EXPECTED, train
 from train.signals import Scores, SignalTable, read_scores, table
 from train.sizes import Index
 from train.stage import preferences_of
 from train.step import Params, Step, TrainState, learning_rate
+from train.stopping import verdict
 from train.temperature import choose_temperature
 from train.utility import utilities
 
@@ -38,6 +42,7 @@ class AlignConfig(TrainConfig):
     policy: PolicySettings
     anchor: AnchorSettings
     rewards: str  # a file of `train.reward`; "" where no part of the objective needs one
+    stop: bool  # end a run that goes wrong (train/stopping.py)
 
 
 class AlignmentStage:
@@ -45,6 +50,11 @@ class AlignmentStage:
 
     def __init__(self, config: AlignConfig) -> None:
         self.config, self.policy = config, config.policy
+
+    @property
+    def rule(self) -> Rule | None:
+        """See `Stage`."""
+        return verdict if self.config.stop else None
 
     def signals(
         self, index: Index, workdir: Path, data: str, first_logits: Callable[[], np.ndarray]
@@ -101,9 +111,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         config: AlignConfig = load(arguments.config, arguments.set)
         check(config)
         outcome = train(config, Path(arguments.workdir), AlignmentStage(config))
-    except EXPECTED as error:
+    except (*EXPECTED, StoppedError) as error:
         print(f"train.align: {error}", file=sys.stderr)
         return 1
+    finally:
+        write_page(Path(arguments.workdir))
     if not outcome.finished:
         print(f"stopped at step {outcome.step}; run the same command again to go on")
         return 143

@@ -146,8 +146,11 @@ def policy_gradient(
     total = each.sum(-1) + whole
     there = lists.mask.any(-1)
     clipped = (jnp.abs(ratio - 1.0) > down) & counted
+    discounts = policy.discounts(orders.shape[-1], settings.cutoff)
+    gold = policy.rank_rewards(orders, lists.gain, lists.mask, discounts).sum(-1)
     more = {
         "reward": _mean(total.mean(-1), there),
+        "gold": _mean(gold.mean(-1), (lists.gain * lists.mask).any(-1)),
         "reward_spread": _mean(total.std(-1), there),
         "dead": _mean((~live).astype(jnp.float32), there),
         "clipped": (clipped.sum().astype(jnp.float32), counted.sum().astype(jnp.float32)),
@@ -246,10 +249,13 @@ def loss(
 ) -> tuple[Array, dict[str, Pair]]:
     """What stage 2 minimises, and its parts: objective + anchors, over a whole batch of lists."""
     logits = logits.astype(jnp.float32)
-    if settings.algorithm == "policy":
-        objective, more = policy_gradient(logits, lists, key, settings, old)
-    else:
-        objective, more = EXACT[settings.algorithm](logits, lists, settings), {}
+
+    def objective_of(logits: Array) -> tuple[Pair, dict[str, Pair]]:
+        if settings.algorithm == "policy":
+            return policy_gradient(logits, lists, key, settings, old)
+        return EXACT[settings.algorithm](logits, lists, settings), {}
+
+    objective, more = objective_of(logits)
     kept = anchors(logits, lists, anchor, settings.temperature)
     total = (
         _value(objective)
@@ -258,8 +264,39 @@ def loss(
         + anchor.bce * _value(kept["bce"])
         - anchor.entropy * _value(kept["entropy"])
     )
-    magnitude = {"magnitude": _mean(jnp.abs(logits), lists.mask)}
-    return total, {"objective": objective, **kept, **more, **magnitude}
+    slope = jax.grad(lambda some: _value(objective_of(some)[0]))(jax.lax.stop_gradient(logits))
+    watched = watch(logits, slope, lists)
+    return total, {"objective": objective, **kept, **more, **watched}
+
+
+def watch(logits: Array, slope: Array, lists: Lists) -> dict[str, Pair]:
+    """What tells how a run goes, without a part in the loss. slope: of the objective alone, (Q, C).
+
+    "magnitude" and "magnitude_before" are of logits now and in stage 1; "flips_good" and
+    "flips_bad" the shares of queries whose first candidate became, or no longer is, relevant;
+    "agreement" the cosine of the objective's slope and that of the label loss.
+    """
+    mask, there = lists.mask, lists.mask.any(-1)
+    relevant = lists.relevant & mask
+
+    def first_is_relevant(some: Array) -> Array:
+        first = jnp.argmax(jnp.where(mask, some, -jnp.inf), axis=-1)
+        return jnp.take_along_axis(relevant, first[:, None], axis=-1)[:, 0]
+
+    now, before = first_is_relevant(logits), first_is_relevant(lists.reference)
+    label = jnp.where(mask, jax.nn.sigmoid(logits) - lists.target, 0.0)
+    scale = jnp.maximum(jnp.linalg.norm(slope) * jnp.linalg.norm(label), 1e-20)
+    found = {
+        "magnitude": _mean(jnp.abs(logits), mask),
+        "magnitude_before": _mean(jnp.abs(lists.reference), mask),
+        "score_relevant": _mean(logits, relevant),
+        "score_other": _mean(logits, mask & ~relevant),
+        "flips_good": _mean((now & ~before).astype(jnp.float32), there),
+        "flips_bad": _mean((before & ~now).astype(jnp.float32), there),
+        "slope": (jnp.linalg.norm(slope), jnp.float32(1)),
+        "agreement": ((slope * label).sum() / scale, jnp.float32(1)),
+    }
+    return jax.lax.stop_gradient(found)
 
 
 def _mean(values: Array, where: Array) -> Pair:

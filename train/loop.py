@@ -21,6 +21,10 @@ from train.checkpoint import Checkpoints, Meta
 from train.report import Report
 
 
+class StoppedError(RuntimeError):
+    """A run that its rule has ended (train/stopping.py); its last state is saved."""
+
+
 class Item(NamedTuple):
     """One update's worth of data."""
 
@@ -53,6 +57,7 @@ class Resumed:
     step: int
     position: int
     pending: dict[str, list[float]] | None  # the open metrics window, for Report
+    history: list[dict[str, Any]]  # lines of training, for Report
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,10 @@ class Outcome:
 def resume(checkpoints: Checkpoints, abstract: Any, fresh: Callable[[], Any]) -> Resumed:
     """The last complete checkpoint placed as `abstract` says, or `fresh()` when there is none."""
     if checkpoints.latest is None:
-        return Resumed(fresh(), 0, 0, None)
+        return Resumed(fresh(), 0, 0, None, [])
     state, meta = checkpoints.restore(None, abstract)
-    return Resumed(state, checkpoints.latest, meta.position, meta.extra.get("pending"))
+    pending, history = meta.extra.get("pending"), meta.extra.get("history", [])
+    return Resumed(state, checkpoints.latest, meta.position, pending, history)
 
 
 def run(
@@ -99,13 +105,15 @@ def run(
     Raises:
         NonFiniteError: a loss or gradient norm is not finite. Nothing is saved after the last
             finite step; the message names the queries of the batch.
+        StoppedError: the report's rule ends the run, with what it says; the state is saved.
     """
     state, step, position = start.state, start.step, start.position
     if evaluate is not None and step == 0:
         report.evaluation(0, split, evaluate(state))
 
     def save(values: dict[str, float] | None) -> None:
-        meta = Meta(position, unirank, {"pending": report.pending()})
+        extra = {"pending": report.pending(), "history": report.history}
+        meta = Meta(position, unirank, extra)
         checkpoints.save(step, state, meta, values)
 
     with _stop_signal() as stopping:
@@ -126,9 +134,13 @@ def run(
                 values = evaluate(state)
                 report.evaluation(step, split, values)
             stop = stopping(step)
-            if last or stop or values is not None or _due(step, schedule.save_every):
+            ended = report.verdict  # of metrics, which are the same on all processes
+            if last or stop or ended or values is not None or _due(step, schedule.save_every):
                 report.flush()
                 save(values)
+            if ended:
+                checkpoints.wait()
+                raise StoppedError(f"stopped at step {step}: {ended}")
             if stop and not last:
                 checkpoints.wait()
                 return Outcome(state, step, finished=False)

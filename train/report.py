@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,10 @@ import tqdm
 from train.config import ConfigError, completed, differences, digest, to_dict
 
 GUARDED = ("loss", "grad_norm")  # a run stops when one of these is not finite
+KEPT = 3  # of the last lines of training, beside the first, for the rule
+
+Line = dict[str, Any]
+Rule = Callable[[Sequence[Line]], str | None]  # lines of training -> why the run must end
 
 
 class NonFiniteError(FloatingPointError):
@@ -47,6 +51,8 @@ class Report:
         total_steps: int,
         start: int,
         pending: Mapping[str, Sequence[float]] | None,
+        history: Sequence[Line] = (),
+        rule: Rule | None = None,
     ) -> None:
         self.every_steps, self.total_steps = every_steps, total_steps
         self.main = jax.process_index() == 0
@@ -56,6 +62,8 @@ class Report:
         self._window = time.perf_counter()
         self._window_steps = 0
         self._waited = 0.0
+        self.history, self.rule = list(history), rule  # the first line of training, the last ones
+        self.verdict: str | None = None  # what the rule says after the last line
         self.lines: list[dict[str, Any]] = []  # of this process, for callers and tests
         if self.main:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,9 +144,17 @@ class Report:
         if self.main:
             self._bar.update(step - self._bar.n)
         if step % self.every_steps == 0 or step == self.total_steps:
-            means = {name: _ratio(total, count) for name, (total, count) in self._sums.items()}
-            self._write({"step": step, "kind": "train", **means, "timing": self._timing()})
-            self._sums = {}
+            self._end_window(step)
+
+    def _end_window(self, step: int) -> None:
+        """Write the line of a window, and ask the rule."""
+        means = {name: _ratio(total, count) for name, (total, count) in self._sums.items()}
+        line = {"step": step, "kind": "train", **means}
+        self.history = [*self.history[:1], *self.history[1:][1 - KEPT :], line]
+        if self.rule is not None:
+            self.verdict = self.rule(self.history)
+        self._write({**line, "timing": self._timing()})
+        self._sums = {}
 
     def _timing(self) -> dict[str, float]:
         """Rates of the window: differ from run to run, so they stand apart from the metrics."""

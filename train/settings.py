@@ -49,6 +49,7 @@ class DataSettings:
     lists: str = ""  # a file of lists (train.mine) instead of the split's own; "" = its own
     preferences: str = ""  # a file of preferences (train.mine) for the losses that need them
     own_candidates: bool = False  # with `lists`: add what the query's own list has besides
+    preference_noise: float = 0.0  # share of preferences turned round, to see what errors cost
 
 
 @dataclass(frozen=True)

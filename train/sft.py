@@ -134,6 +134,8 @@ def train(config: TrainConfig, workdir: Path, stage: Stage | None = None) -> Out
             config.schedule.steps,
             resumed.step,
             resumed.pending,
+            resumed.history,
+            stage.rule,
         ) as report:
             outcome = run(
                 resumed,
@@ -267,6 +269,7 @@ def _check(config: TrainConfig) -> None:
             or not any(config.loss.get(name) for name in ("preference", "centre")),
             "loss.preference and loss.centre need data.preferences",
         ),
+        (0 <= config.data.preference_noise < 1, "data.preference_noise must lie in [0, 1)"),
         (
             bool(config.data.lists) or not config.data.own_candidates,
             "data.own_candidates adds to the lists of a file; give data.lists too",

@@ -115,6 +115,23 @@ def read_preferences(path: Path) -> dict[str, list[tuple[str, str, float]]]:
     return dict(found)
 
 
+def turned(
+    preferences: Mapping[str, Sequence[tuple[str, str, float]]], share: float, seed: int
+) -> dict[str, list[tuple[str, str, float]]]:
+    """Preferences of which about `share` are turned round: which ones, their ids and `seed` say."""
+    found = {}
+    for qid, some in preferences.items():
+        chosen = [
+            np.random.default_rng([seed, *f"{qid} {better} {worse}".encode()]).random() < share
+            for better, worse, _ in some
+        ]
+        found[qid] = [
+            (worse, better, weight) if wrong else (better, worse, weight)
+            for (better, worse, weight), wrong in zip(some, chosen, strict=True)
+        ]
+    return found
+
+
 def read_scores(path: Path, column: str) -> dict[str, dict[str, float]]:
     """qid -> did -> value of a file with {"qid", "dids", column} per line.
 

@@ -13,14 +13,19 @@ from jax.sharding import Mesh
 
 from train.config import ConfigError
 from train.ranking import RankingObjective
+from train.report import Rule
 from train.settings import TrainConfig
-from train.signals import SignalTable, read_preferences, table
+from train.signals import SignalTable, read_preferences, table, turned
 from train.sizes import Index
 from train.step import Params, Step, TrainState, learning_rate, make_step
 
 
 class Stage(Protocol):
     """One stage of training."""
+
+    @property
+    def rule(self) -> Rule | None:
+        """What ends a run that goes wrong."""
 
     def signals(
         self, index: Index, workdir: Path, data: str, first_logits: Callable[[], np.ndarray]
@@ -56,6 +61,10 @@ class SupervisedStage:
         if self.config.batch.chunks != 1:
             raise ConfigError("batch.chunks: this loss needs whole lists; set it to 1")
 
+    @property
+    def rule(self) -> Rule | None:
+        return None
+
     def signals(
         self, index: Index, workdir: Path, data: str, first_logits: Callable[[], np.ndarray]
     ) -> SignalTable | None:
@@ -89,4 +98,4 @@ def preferences_of(config: TrainConfig, index: Index) -> dict[str, Any]:
             f"data.preferences: {config.data.preferences} says nothing of the training lists; "
             "give the file that was mined with data.lists"
         )
-    return found
+    return turned(found, config.data.preference_noise, config.seed)

@@ -16,6 +16,7 @@ from uuid import uuid4
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from unirank_jax import hub, made_up, sharding
 from unirank_jax.engine import Engine
@@ -341,6 +342,7 @@ def load(
     token: str | None = None,
     local_files_only: bool = False,
     scoring: ScoringConfig | None = None,
+    mesh: Mesh | None = None,
 ) -> Reranker:
     """A reranker from a Hugging Face folder or hub id, e.g. "Qwen/Qwen3-VL-Reranker-2B".
 
@@ -349,9 +351,13 @@ def load(
             Norms, softmax, label head and scores are float32 in any case.
         revision, token, local_files_only: passed to the hub.
         scoring: how scoring runs, and whether in 8 bits.
+        mesh: devices to spread the weights over where one is too small, all computing every batch:
+            `sharding.mesh(1, 1, 4, jax.devices()[:4])` splits heads and widths over four. None:
+            the first device.
 
     Raises:
         WeightsError: no such model, or tensors that do not fit; a training folder names the export.
+        ShardingError: a parameter does not divide over the mesh.
         ConfigError, ManifestError: a configuration that cannot be honoured.
     """
     folder = hub.resolve(path_or_id, revision, token, local_files_only)
@@ -359,7 +365,7 @@ def load(
     if dtype is None:
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     scoring = scoring or ScoringConfig()
-    model = load_model(folder, dtype=dtype, int8=scoring.quantize == "int8")
+    model = load_model(folder, dtype=dtype, mesh=mesh, int8=scoring.quantize == "int8")
     vision = model.config.vision
     spec = ImageSpec(
         vision.patch_size,
@@ -376,8 +382,9 @@ def load(
         manifest.label_tokens,
         manifest.instruction,
     )
-    (device,) = jax.tree.leaves(nnx.state(model))[0].devices()
-    compute = Compute(dtype=np.dtype(dtype).name, mesh=sharding.mesh(1, 1, 1, [device]))
+    if mesh is None:
+        mesh = sharding.mesh(1, 1, 1, list(jax.tree.leaves(nnx.state(model))[0].devices()))
+    compute = Compute(dtype=np.dtype(dtype).name, mesh=mesh)
     return Reranker(model, prompt, manifest, folder, compute, scoring)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import Mesh, SingleDeviceSharding
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -37,6 +37,7 @@ from unirank_jax.keys import (
     unflatten,
 )
 from unirank_jax.model import Model
+from unirank_jax.sharding import shardings as shardings_of
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -200,19 +201,27 @@ def load_model(
     folder: str | os.PathLike[str],
     *,
     dtype: Any = None,
-    shardings: Any = None,
+    mesh: Mesh | None = None,
     int8: bool = False,
 ) -> Model:
-    """The model of a Hugging Face folder: its config.json and its safetensors (`load_params`)."""
+    """The model of a Hugging Face folder: its config.json and its safetensors (`load_params`).
+
+    With a mesh its parameters lie where the rules want them (sharding.py), else on one device.
+
+    Raises:
+        WeightsError: see `load_params`.
+        ShardingError: the mesh cannot hold some parameter.
+    """
     folder = Path(folder)
     if not (folder / "config.json").exists():
         raise WeightsError(not_a_model(folder))
     config = ModelConfig.from_hf(json.loads((folder / "config.json").read_text()))
     model = Model.abstract(config)
+    places = None if mesh is None else shardings_of(nnx.state(model, nnx.Param), mesh)
     if int8:
         model = nnx.eval_shape(lambda: quantize(Model(config, nnx.Rngs(0))))
     graph, state = nnx.split(model)
-    nnx.replace_by_pure_dict(state, load_params(folder, config, dtype, shardings, int8))
+    nnx.replace_by_pure_dict(state, load_params(folder, config, dtype, places, int8))
     return nnx.merge(graph, state)
 
 

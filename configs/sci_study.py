@@ -1,0 +1,62 @@
+"""What alignment gains on scientific lists, against every control.
+
+    python -m train.study --config configs/sci_study.py --workdir runs/study-sci --set \\
+        source=data/sci stage1=exported
+    python -m train.study --config configs/sci_study.py:trial ...   # a tenth of it
+
+Everything is scored once on the test split; what is chosen is chosen on the validation split. The
+study resumes where it was killed.
+"""
+
+from dataclasses import replace
+
+from train.config import choose
+from train.study import Arm, StudyConfig
+
+GOLD = ("policy.utility=gain", "policy.preference=0", "policy.hit=0.5")
+
+ARMS = {
+    "continued": Arm("sft", (), claim=True),
+    "softmax": Arm("sft", ("loss.bce=0",), claim=True),
+    "aligned": Arm("align", (), claim=True),
+    "aligned-gold": Arm("align", GOLD, claim=True),
+    "dpo": Arm("align", ("policy.algorithm=dpo",), claim=True),
+    "first": Arm("align", ("policy.algorithm=first",), claim=False),
+    "first-gold": Arm("align", (*GOLD, "policy.algorithm=first"), claim=False),
+}
+
+
+def full() -> StudyConfig:
+    """4,000 mined lists, 32,000 pairs in stage 2."""
+    return StudyConfig(
+        name="alignment on scientific lists",
+        source="data/sci",
+        stage1="",
+        dual_encoder="unirank_jax/assets/base",
+        others={},
+        mine="configs/sci_mine.py",
+        reward="configs/sci_reward.py",
+        train="configs/sci_align.py",
+        mined_lists=4000,
+        valid_lists=600,
+        mined_per_form=25,
+        steps=125,
+        rates=(5e-5, 2e-4, 8e-4),
+        seeds=5,
+        members=3,
+        test_lists=2000,
+        resamples=10_000,
+        arms=ARMS,
+    )
+
+
+def trial() -> StudyConfig:
+    """Whether everything runs, and the order of magnitude: one rate, two seeds."""
+    return replace(
+        full(), mined_lists=400, valid_lists=100, steps=20, rates=(2e-4,), seeds=2, members=1,
+        test_lists=200,
+    )  # fmt: skip
+
+
+def get_config(argument: str | None = None) -> StudyConfig:
+    return choose(argument, {"full": full, "trial": trial}, "full")

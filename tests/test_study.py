@@ -1,0 +1,172 @@
+"""The study: which commands it runs in which order, what it skips, and the numbers of its table."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from configs.sci_study import full
+from train import study
+from train.config import load
+from train.study import Arm, StudyConfig
+from train.study_table import (
+    FUSION,
+    REWARD,
+    STAGE1,
+    StudyError,
+    collect,
+    draw,
+    estimate,
+    fusion_share,
+    hits_of,
+)
+
+CONFIG = replace(
+    full(),
+    source="data",
+    stage1="first",
+    rates=(1e-4, 1e-3),
+    seeds=3,
+    members=2,
+    resamples=2000,
+    arms={"continued": Arm("sft", (), True), "aligned": Arm("align", (), False)},
+)
+
+
+@pytest.mark.parametrize("name", ["sci", "design"])
+def test_every_command_is_one_that_can_run(tmp_path: Path, name: str) -> None:
+    """The settings of each configuration are known and of the right type."""
+    config = load(f"configs/{name}_study.py")
+    tasks = study.preparation(replace(config, stage1="x"), tmp_path)
+    for arm in config.arms:
+        tasks += study.sweep(config, arm, tmp_path)
+    assert len({task.done for task in tasks}) == len(tasks)
+    for task in tasks:
+        argv = list(task.argv)
+        loaded = load(argv[argv.index("--config") + 1], argv[argv.index("--set") + 1 :])
+        assert argv[0] in ("train.mine", "train.reward", "train.sft", "train.align")
+        if argv[0] in ("train.sft", "train.align"):
+            assert loaded.schedule.steps == config.steps and loaded.batch.lists == 32
+
+
+def fake(workdir: Path, ran: list[str], fail: str = "") -> Any:
+    """Stands for the commands: writes what the study reads of them."""
+
+    def run(argv: list[str]) -> subprocess.CompletedProcess[str]:
+        command = argv[2]
+        ran.append(" ".join(argv[2:]))
+        if fail and fail in ran[-1]:
+            return subprocess.CompletedProcess(argv, 1)
+        if command in ("train.sft", "train.align"):
+            folder = Path(argv[argv.index("--workdir") + 1])
+            folder.mkdir(parents=True)
+            value = 0.7 if "optimizer.lr=0.001" in argv else 0.4
+            lines = [{"step": 0, "kind": "valid", "hit@1": 0.9}]
+            lines += [{"step": 125, "kind": "valid", "hit@1": value}]
+            text = "".join(json.dumps(one) + "\n" for one in lines)
+            (folder / "metrics.jsonl").write_text(text)
+        if command == "train.retrieve":
+            folder = Path(argv[argv.index("--out") + 1])
+            folder.mkdir(parents=True)
+            (folder / "top100-test-0.jsonl.gz").touch()
+            (folder / "top100-test-0.first-stage.jsonl.gz").touch()
+        if command == "train.evaluate":
+            name = argv[argv.index("--model") + 1].partition("=")[0]
+            write(Path(argv[argv.index("--out") + 1]), {name: 1.0 if "aligned" in name else 0.0})
+        return subprocess.CompletedProcess(argv, 0)
+
+    return run
+
+
+def write(folder: Path, scorers: dict[str, float], queries: int = 40) -> None:
+    """Lists of three candidates; a scorer's number is the share of queries it gets right."""
+    folder.mkdir(parents=True)
+    with open(folder / "queries.jsonl", "w") as file:
+        for n in range(queries):
+            record = {
+                "qid": str(n),
+                "grades": [1, 0, 0],
+                "rel_min": 1,
+                "kind": "ab"[n % 2],
+                "modalities": ["text", "image", "text"],
+                "missing": [],
+                "scores": {
+                    name: [float(n < share * queries), 0.5, 0.1] for name, share in scorers.items()
+                },
+            }
+            file.write(json.dumps(record) + "\n")
+
+
+def test_a_study_runs_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(study.subprocess, "run", fake(tmp_path, ran, fail="seed=2"))
+    with pytest.raises(StudyError, match="(?s)seed 2 ended with .* 1.*the same study again"):
+        study.run(CONFIG, tmp_path)
+    before = len(ran)
+    monkeypatch.setattr(study.subprocess, "run", fake(tmp_path, ran))
+    study.run(CONFIG, tmp_path)
+    again = ran[before:]
+    assert sum("train.sft" in one for one in ran) == 2 + 2 + 1, "a sweep, two seeds, one failed"
+    assert sum("train.align" in one for one in ran) == 2 + 1, "two seeds: it carries no claim"
+    assert "seed=2" in again[0] and "optimizer.lr=0.001" in again[0], "the better rate"
+    order = [one.split()[0] for one in ran]
+    test = next(n for n, one in enumerate(ran) if "--split test" in one)
+    assert not {"train.sft", "train.align", "train.mine"} & {*order[test:]}, "opened last"
+    table = json.loads((tmp_path / "table.json").read_text())
+    rows = table["top100"]["rows"]
+    assert rows["aligned"]["mean"] == 1.0 and rows["continued"]["mean"] == 0.0
+    assert table["lists20"]["seeds"] == {**dict.fromkeys(rows, 1), "continued": 3, "aligned": 2}
+    assert table["lists20"]["less continued"]["aligned"]["low"] == 1.0
+    assert "| aligned | 2 | 100.0 [100.0, 100.0] |" in (tmp_path / "table.md").read_text()
+    finished = len(ran)
+    study.run(CONFIG, tmp_path)
+    assert len(ran) == finished, "nothing is left to do"
+    with pytest.raises(study.ConfigError, match="seeds: 3 -> 2"):
+        study.run(replace(CONFIG, seeds=2), tmp_path)
+
+
+def test_intervals_hold_queries_and_seeds(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    kinds = ["a"] * 300 + ["b"] * 100
+    alike = np.repeat((random.random(400) < 0.5).astype(float)[None], 3, axis=0)
+    apart = np.stack([(random.random(400) < p).astype(float) for p in (0.3, 0.5, 0.7)])
+    drawn = draw({"alike": alike, "apart": apart, "one": alike[:1]}, kinds, 4000)
+    for name in ("alike", "apart"):
+        found = estimate(drawn, name, None)
+        rows = alike if name == "alike" else apart
+        macro = 0.5 * rows[:, :300].mean() + 0.5 * rows[:, 300:].mean()
+        assert found.mean == pytest.approx(macro) and found.low < macro < found.high
+    width = {n: estimate(drawn, n, None).high - estimate(drawn, n, None).low for n in drawn.means}
+    # a binomial of two kinds: sqrt(.25/300 + .25/100) / 2, times 2 * 1.96
+    assert width["one"] == pytest.approx(2 * 1.96 * 0.0289, rel=0.1)
+    assert width["apart"] > 2 * width["alike"], "seeds that differ"
+    same = estimate(drawn, "alike", "one")
+    assert same.mean == same.low == same.high == 0.0 and same.p == 1.0
+
+
+def test_the_fusion_is_tuned_on_the_validation_split(tmp_path: Path) -> None:
+    write(tmp_path / "a", {STAGE1: 0.5})
+    write(tmp_path / "b", {REWARD: 1.0})
+    found = collect(tmp_path)
+    share = fusion_share(found)
+    rows = hits_of(found, (), share)
+    assert share > 0 and rows[FUSION].mean() == 1.0 and rows[STAGE1].mean() == 0.5
+    write(tmp_path / "c", {"other": 0.5}, queries=39)
+    with pytest.raises(StudyError, match="not the lists of the others"):
+        collect(tmp_path)
+
+
+def test_what_cannot_be_studied_is_told() -> None:
+    bad: StudyConfig = replace(
+        CONFIG, stage1="", rates=(), seeds=0, arms={"a b": Arm("sft", (), True)}
+    )
+    with pytest.raises(study.ConfigError) as told:
+        study.check(bad)
+    for name in ("stage1", "rates", "seeds", "no space"):
+        assert name in str(told.value)

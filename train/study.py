@@ -1,0 +1,286 @@
+"""`python -m train.study`: what each way to go on from stage 1 gains, with its controls.
+
+One command mines, trains a reward model, sweeps the learning rate of every arm on the validation
+split with one seed, trains the chosen ones with more seeds, scores all models once on the test
+split, and writes the table (table.md, table.json). Every arm has as many steps of as many lists,
+and the same sweep. It runs other commands of this package one after the other; killed at any point,
+the same command goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from train.config import ConfigError, differences, load, parse, to_dict
+from train.study_table import STAGE1, StudyError, write_table
+
+ABOUT = "study.json"
+BEST = "hit@1"  # chooses learning rates: macro over the kinds of the validation split
+TOP100 = "top100"
+LISTS = ("lists20", TOP100)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to go on from stage 1."""
+
+    command: Literal["sft", "align"]  # both with the configuration `StudyConfig.train`
+    changes: tuple[str, ...]  # --set
+    claim: bool  # carries a claim: trained with all seeds, else with the first two
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Everything that `train.study` needs."""
+
+    name: str
+    source: str  # dataset folder
+    stage1: str  # exported stage 1
+    dual_encoder: str  # pretrained folder that retrieves
+    others: dict[str, str]  # more rows: name -> [exported folder or run][:form]
+    mine: str  # configurations that the steps start from
+    reward: str
+    train: str
+    mined_lists: int  # training queries that are mined
+    valid_lists: int
+    mined_per_form: int  # texts, and items with an image, of each query's pool
+    steps: int
+    rates: tuple[float, ...]  # learning rates of the sweep
+    seeds: int
+    members: int  # reward models
+    test_lists: int  # at most so many of each sort; 0 = all
+    resamples: int
+    arms: dict[str, Arm]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A command, and the file that says it is done."""
+
+    name: str
+    argv: tuple[str, ...]  # of `python -m`
+    done: Path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run or go on. Exit code 0 when the table is written, 1 on an error."""
+    arguments = parse("study", __doc__ or "", "configs/sci_study.py", argv)
+    try:
+        run(load(arguments.config, arguments.set), Path(arguments.workdir))
+    except (ConfigError, StudyError) as error:
+        print(f"train.study: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(config: StudyConfig, workdir: Path) -> None:
+    """Everything that is not done yet, in order.
+
+    Raises:
+        ConfigError: the folder holds a study of another configuration.
+        StudyError: a command failed.
+    """
+    check(config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    _describe(config, workdir)
+    _all(preparation(config, workdir))
+    _all([task for arm in config.arms for task in sweep(config, arm, workdir)])
+    chosen = {arm: chosen_rate(config, arm, workdir) for arm in config.arms}
+    for arm, (rate, values) in chosen.items():
+        told = ", ".join(f"{one:g}: {100 * value:.1f}" for one, value in values.items())
+        print(f"{arm}: learning rate {rate:g} of {{{told}}} (valid {BEST} in percent)")
+    runs = {arm: more_seeds(config, arm, rate, workdir) for arm, (rate, _) in chosen.items()}
+    _all([task for tasks in runs.values() for task in tasks])
+    models = {
+        f"{arm} {seed}": run_folder(workdir, arm, rate, seed)
+        for arm, (rate, _) in chosen.items()
+        for seed in range(seeds_of(config, arm))
+    }
+    rewarding = {
+        f"reward model {n}": workdir / "reward" / f"member-{n}" for n in range(config.members)
+    }
+    names = {STAGE1: config.stage1, **{n: str(p) for n, p in {**models, **rewarding}.items()}}
+    names |= config.others
+    # valid: what is tuned after training (fusion) is tuned there; test is opened last, once
+    _all(scoring(config, workdir, "valid", "lists20", {STAGE1: config.stage1, **_first(rewarding)}))
+    for lists in LISTS:
+        _all(scoring(config, workdir, "test", lists, names))
+    write_table(workdir, tuple(config.arms), LISTS, {a: r for a, (r, _) in chosen.items()}, config)
+
+
+def check(config: StudyConfig) -> None:
+    """Settings that contradict each other.
+
+    Raises:
+        ConfigError: all of them.
+    """
+    checks = (
+        (bool(config.stage1), "stage1: give the exported folder of train.sft"),
+        (bool(config.rates), "rates: give at least one learning rate"),
+        (config.seeds > 0, "seeds must be at least 1"),
+        (config.members > 0, "members must be at least 1"),
+        (bool(config.arms), "arms: give at least one"),
+        (
+            not {name for name in config.arms if " " in name},
+            "arms: no space in a name; a seed follows it",
+        ),
+    )
+    problems = [message for good, message in checks if not good]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+# The commands -------------------------------------------------------------------------------------
+
+
+def preparation(config: StudyConfig, workdir: Path) -> list[Task]:
+    """Mining of both splits, and the reward model."""
+    tasks: list[Task] = []
+    for split, limit in (("train", config.mined_lists), ("valid", config.valid_lists)):
+        settings = [f"source={config.source}", f"model={config.stage1}", f"split={split}"]
+        settings += [f"dual_encoder={config.dual_encoder}", f"limit={limit}"]
+        settings += [f"texts={config.mined_per_form}", f"images={config.mined_per_form}"]
+        folder = workdir / f"mine-{split}"
+        argv = ("train.mine", "--config", config.mine, "--workdir", str(folder), "--set")
+        tasks.append(Task(f"mine {split}", (*argv, *settings), folder / "summary.json"))
+    settings = [*_data(config, workdir), f"members={config.members}", "accept=true"]
+    settings += [f"valid_{name}={workdir / 'mine-valid' / file}" for name, file in _FILES.items()]
+    folder = workdir / "reward"
+    argv = ("train.reward", "--config", config.reward, "--workdir", str(folder), "--set")
+    return [*tasks, Task("reward model", (*argv, *settings), folder / "rewards.jsonl.gz")]
+
+
+_FILES = {"lists": "mined.jsonl.gz", "preferences": "preferences.jsonl.gz"}
+
+
+def _data(config: StudyConfig, workdir: Path) -> list[str]:
+    mined = [f"data.{name}={workdir / 'mine-train' / file}" for name, file in _FILES.items()]
+    return [f"data.source={config.source}", f"model.init={config.stage1}", *mined]
+
+
+def run_folder(workdir: Path, arm: str, rate: float, seed: int) -> Path:
+    """Where an arm's model is."""
+    return workdir / "runs" / f"{arm}-{rate:g}-{seed}"
+
+
+def training(config: StudyConfig, arm: str, rate: float, seed: int, workdir: Path) -> Task:
+    """One training."""
+    chosen, folder = config.arms[arm], run_folder(workdir, arm, rate, seed)
+    settings = [*_data(config, workdir), f"schedule.steps={config.steps}", f"seed={seed}"]
+    settings += [f"optimizer.lr={rate:g}", f"evaluation.every_steps={config.steps}"]
+    settings += [f"evaluation.lists={config.valid_lists}"]
+    if chosen.command == "align":
+        settings.append(f"rewards={workdir / 'reward' / 'rewards.jsonl.gz'}")
+    argv = (f"train.{chosen.command}", "--config", config.train, "--workdir", str(folder), "--set")
+    return Task(
+        f"{arm}, rate {rate:g}, seed {seed}", (*argv, *settings, *chosen.changes), folder / "done"
+    )
+
+
+def sweep(config: StudyConfig, arm: str, workdir: Path) -> list[Task]:
+    """Every learning rate with seed 0."""
+    return [training(config, arm, rate, 0, workdir) for rate in config.rates]
+
+
+def more_seeds(config: StudyConfig, arm: str, rate: float, workdir: Path) -> list[Task]:
+    """The other seeds at the chosen rate."""
+    return [training(config, arm, rate, seed, workdir) for seed in range(1, seeds_of(config, arm))]
+
+
+def seeds_of(config: StudyConfig, arm: str) -> int:
+    """How often an arm is trained."""
+    return config.seeds if config.arms[arm].claim else min(2, config.seeds)
+
+
+def scoring(
+    config: StudyConfig, workdir: Path, split: str, lists: str, models: dict[str, str]
+) -> list[Task]:
+    """Each model's scores of every list, and those of the first stage."""
+    folder = workdir / "scores" / f"{split}-{lists}"
+    common = ["--data", config.source, "--split", split, "--resamples", "100", "--shown", "0"]
+    limit = config.test_lists if split == "test" else config.valid_lists
+    common += ["--limit", str(limit)] if limit else []
+    if lists == TOP100:
+        common += ["--lists", str(found_lists(config, workdir, split, limit))]
+    dual = ["--dual-encoder", config.dual_encoder]  # the baselines come with the first model
+    tasks: list[Task] = []
+    for name, path in models.items():
+        out = folder / name.replace(" ", "-")
+        argv = ["train.evaluate", "--model", f"{name}={path}", "--step", "last", "--out", str(out)]
+        argv += common + (dual if not tasks else [])
+        tasks.append(Task(f"{split} {lists}: {name}", tuple(argv), out / "done"))
+    return tasks
+
+
+def found_lists(config: StudyConfig, workdir: Path, split: str, limit: int) -> Path:
+    """The file of what a first stage finds for the queries of a split; made where it is missing."""
+    folder = workdir / "scores" / f"found-{split}"
+    argv = ["train.retrieve", "--data", config.source, "--dual-encoder", config.dual_encoder]
+    argv += ["--split", split, "--out", str(folder)] + (["--limit", str(limit)] if limit else [])
+    _all([Task(f"first stage of {split}", tuple(argv), folder / "done")])
+    (path,) = (one for one in folder.glob("top100-*.jsonl.gz") if "first-stage" not in one.name)
+    return path
+
+
+def chosen_rate(config: StudyConfig, arm: str, workdir: Path) -> tuple[float, dict[float, float]]:
+    """The learning rate with the best validation metric after the last step, and all of them."""
+    values = {
+        rate: last_valid(run_folder(workdir, arm, rate, 0) / "metrics.jsonl")
+        for rate in config.rates
+    }
+    return max(values, key=lambda rate: values[rate]), values
+
+
+def last_valid(path: Path) -> float:
+    """The metric of the last evaluation of a run; -1 for a run that a rule ended before."""
+    found = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    lines = [one for one in found if one["kind"] == "valid" and one["step"] > 0]
+    return lines[-1][BEST] if lines else -1.0
+
+
+def _first(models: dict[str, Path]) -> dict[str, str]:
+    return {name: str(path) for name, path in list(models.items())[:1]}
+
+
+# Running them -------------------------------------------------------------------------------------
+
+
+def _all(tasks: Sequence[Task]) -> None:
+    open_ones = [task for task in tasks if not task.done.exists()]
+    for number, task in enumerate(open_ones, start=1):
+        began = time.time()
+        print(f"[{number}/{len(open_ones)}] {task.name}", flush=True)
+        status = subprocess.run([sys.executable, "-m", *task.argv]).returncode
+        if status:
+            raise StudyError(
+                f"{task.name} ended with status {status}: python -m {' '.join(task.argv)}\n"
+                "mend the cause, then run the same study again; what is done stays"
+            )
+        task.done.parent.mkdir(parents=True, exist_ok=True)
+        task.done.touch()
+        print(f"    {time.time() - began:.0f} s", flush=True)
+
+
+def _describe(config: StudyConfig, workdir: Path) -> None:
+    path = workdir / ABOUT
+    told = to_dict(config)
+    if path.exists():
+        changed = differences(json.loads(path.read_text("utf-8")), told, ignore=())
+        if changed:
+            raise ConfigError(
+                f"--workdir: {workdir} holds a study of another configuration; choose another "
+                "--workdir, or undo these changes:\n  " + "\n  ".join(changed)
+            )
+        return
+    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
