@@ -1,0 +1,217 @@
+"""Scoring on a TPU, estimated from compilation alone: pairs per second and chip.
+
+    TPU_LIBRARY_PATH=.../libtpu.so python -m benchmarks.tpu --out runs/tpu.json
+
+One batch: a text query and 16 candidates of 1,280 visual tokens and some words, bfloat16, the
+tower, the decoder and the label head, the query's keys and values at hand. Nothing runs on a TPU:
+train/tpu_cost.py says how it is estimated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from train.tpu_cost import (
+    CHIPS,
+    KERNEL_EFFICIENCY,
+    MATMUL_EFFICIENCY,
+    MEMORY_EFFICIENCY,
+    Cost,
+    EstimateError,
+    Seconds,
+    cost_of,
+    devices,
+    seconds,
+)
+from unirank_jax import sharding
+from unirank_jax.batch import Bucket
+from unirank_jax.config import ModelConfig, preset
+from unirank_jax.layers import Compute
+from unirank_jax.model import Model, candidate_states, encode_images, label_logits, prefix_cache
+from unirank_jax.packing import pack
+from unirank_jax.text import Prefix
+
+CANDIDATES, VISUAL, WORDS, QUERY, STATIC = 16, 1280, 40, 32, 64
+DEEPSTACK = 3  # layers of the published towers that are passed on
+GIVEN = ("2b", "v5e:2x2", 1), ("2b", "v6e:2x2", 1), ("8b", "v5e:2x2", 4), ("8b", "v6e:2x2", 1)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One line of the table. pairs_per_second is of one chip; mfu counts needed products only."""
+
+    model: str
+    topology: str
+    chips: int
+    weights: int  # bytes on a chip
+    seconds: Seconds
+    needed_flops: float  # of all chips together
+    cost: Cost
+    kernel_flops: float
+    pairs_per_second: float
+    mfu: float
+
+
+def shallow(config: ModelConfig, text: int, vision: int, passed: int) -> ModelConfig:
+    """A model with fewer layers, the first `passed` of the tower passed on."""
+    return replace(
+        config,
+        text=replace(config.text, depth=text),
+        vision=replace(config.vision, depth=vision, deepstack_layers=tuple(range(passed))),
+    )
+
+
+def bucket_of(config: ModelConfig) -> Bucket:
+    """The sizes of the batch, without padding."""
+    patches, tokens = VISUAL * config.vision.merge_unit, VISUAL + WORDS
+    return Bucket(
+        prefixes=1,
+        prefix_tokens=QUERY,
+        rows=CANDIDATES,
+        tokens=tokens,
+        images=CANDIDATES,
+        patches=patches,
+        cells=CANDIDATES * tokens,
+        patch_cells=CANDIDATES * patches,
+        outer=STATIC,
+    )
+
+
+def compiled(config: ModelConfig, mesh: Mesh) -> Any:
+    """The scoring step of a model, compiled for the mesh, its weights spread over it."""
+    compute = Compute("bfloat16", unroll=True, mesh=mesh)
+    model = Model.abstract(config)
+    graph, state = nnx.split(model)
+    places = sharding.shardings(nnx.state(model, nnx.Param), mesh)
+    state = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, "bfloat16", sharding=place),
+        state,
+        places,
+    )
+    batch = pack(config, [], [], [], bucket_of(config))
+    shard = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
+
+    def caches(state: Any) -> Any:
+        model = nnx.merge(graph, state)
+        outer = prefix_cache(model, shard_zeros.outer, None, compute)
+        before = [Prefix(outer, None)]
+        return outer, prefix_cache(model, shard_zeros.prefix, None, compute, before)
+
+    shard_zeros = jax.tree.map(lambda x: x[0], batch)
+    outer, prefix = jax.eval_shape(caches, state)
+
+    def step(state: Any, outer: Any, prefix: Any, shard: Any) -> jax.Array:
+        model = nnx.merge(graph, state)
+        features = encode_images(model, shard.images, compute)
+        before = [Prefix(outer, None), Prefix(prefix, None)]
+        states = candidate_states(model, shard.rows, shard.take, features, before, compute)
+        return label_logits(model, states, (0, 1))
+
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    placed = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+        (outer, prefix, shard),
+    )
+    return jax.jit(step, out_shardings=everywhere).lower(state, *placed).compile()
+
+
+def needed(config: ModelConfig) -> tuple[float, float]:
+    """Products (2 per multiply-add) that the step needs: outside attention's scores, and those."""
+    text, vision = config.text, config.vision
+    own = VISUAL + WORDS
+    tokens, patches = CANDIDATES * own, CANDIDATES * VISUAL * vision.merge_unit
+    kv = 2 * text.width * text.kv_heads * text.head_dim
+    layer = 2 * text.width * text.heads * text.head_dim + 3 * text.width * text.mlp_width + kv
+    decoder = 2.0 * tokens * layer * (text.depth - 1) + 2.0 * tokens * kv  # the last: keys, values
+    block = vision.width * (4 * vision.width + 2 * vision.mlp_width)
+    tower = 2.0 * patches * (block * vision.depth + vision.patch_dim * vision.width)
+    joined = vision.width * vision.merge_unit
+    merger = 2.0 * CANDIDATES * VISUAL * (joined * joined + joined * vision.out_width)
+    spans = own * (STATIC + QUERY) + own * (own + 1) / 2
+    scores = 4.0 * CANDIDATES * spans * text.heads * text.head_dim * (text.depth - 1)
+    seen = 4.0 * patches * VISUAL * vision.merge_unit * vision.width * vision.depth
+    return decoder + tower + merger * (1 + DEEPSTACK), scores + seen
+
+
+def estimate(name: str, topology: str, chips: int) -> Estimate:
+    """Compile four shallow models and put the whole one together.
+
+    Raises:
+        EstimateError: counts that do not add up, or no compiler.
+    """
+    config = preset(name)
+    mesh = sharding.mesh(1, 1, chips, devices(topology)[:chips])
+    costs = {
+        depths: cost_of(compiled(shallow(config, *depths), mesh), chips)
+        for depths in ((1, 1, 0), (2, 1, 0), (1, 2, 0), (1, 1, 1))
+    }
+    base = costs[1, 1, 0]
+    cost = (
+        base
+        + (costs[2, 1, 0] - base) * (config.text.depth - 1)
+        + (costs[1, 2, 0] - base) * (config.vision.depth - 1)
+        + (costs[1, 1, 1] - base) * DEEPSTACK
+    )
+    products, attention = needed(config)
+    kernel_flops = attention / chips if cost.kernels else 0.0
+    took = seconds(cost, kernel_flops, CHIPS[topology.partition(":")[0]])
+    parameters = jax.tree.leaves(nnx.state(Model.abstract(config)))
+    return Estimate(
+        name,
+        topology,
+        chips,
+        2 * sum(leaf.size for leaf in parameters) // chips,
+        took,
+        products + attention,
+        cost,
+        kernel_flops,
+        CANDIDATES / took.total / chips,
+        (products + attention) / (took.total * chips * CHIPS[topology.partition(":")[0]].flops),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table and write the JSON. Exit code 1 without a compiler."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tpu", description=__doc__)
+    parser.add_argument("--out", default="runs/tpu.json", help="(default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    assumed = (
+        f"estimated from compilation, not measured; assumed: {MATMUL_EFFICIENCY:.0%} of the peak "
+        f"in matrix products, {KERNEL_EFFICIENCY:.0%} in attention kernels, "
+        f"{MEMORY_EFFICIENCY:.0%} of the memory's bandwidth"
+    )
+    print(assumed)
+    found = []
+    try:
+        for model, topology, chips in GIVEN:
+            one = estimate(model, topology, chips)
+            found.append(asdict(one))
+            terms = ", ".join(f"{k} {1e3 * v:.1f} ms" for k, v in asdict(one.seconds).items())
+            print(
+                f"{model} on {chips} of {topology}: {one.pairs_per_second:.1f} pairs/s per chip, "
+                f"MFU {100 * one.mfu:.0f} % ({terms}; {one.weights / 2**30:.1f} GiB of weights)"
+            )
+    except EstimateError as error:
+        print(f"benchmarks.tpu: {error}", file=sys.stderr)
+        return 1
+    out = Path(arguments.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"assumed": assumed, "estimates": found}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""What a program costs on a TPU, from its compilation alone: an estimate, made of named terms.
+
+The compiler counts a loop's body once and a kernel not at all, so networks are compiled with one
+and with two unrolled layers and the difference is multiplied by the depth; kernels are counted by
+their products. Nothing here was measured on a TPU.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import jax
+
+KERNEL_EFFICIENCY = 0.5  # of the peak, assumed for attention kernels
+MATMUL_EFFICIENCY = 0.8  # of the peak, assumed for matrix products
+MEMORY_EFFICIENCY = 0.8  # of the bandwidth
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4}
+_BYTES |= {"u32": 4, "f64": 8, "s64": 8, "u64": 8}
+
+
+class EstimateError(ValueError):
+    """An estimate that cannot be right, or a chip that is not known."""
+
+
+@dataclass(frozen=True)
+class Chip:
+    """Published peaks of one chip."""
+
+    flops: float  # bfloat16, per second
+    memory: float  # bytes
+    bandwidth: float  # of the memory, bytes per second
+    link: float  # of all its links to other chips together, bytes per second in one direction
+
+
+# https://cloud.google.com/tpu/docs: v5e, v6e and v5p, November 2026
+CHIPS: Mapping[str, Chip] = {
+    "v5e": Chip(197e12, 16 * 2**30, 819e9, 200e9),
+    "v6e": Chip(918e12, 32 * 2**30, 1640e9, 448e9),
+    "v5p": Chip(459e12, 95 * 2**30, 2765e9, 600e9),
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one chip does in a program: products, memory traffic, traffic between chips.
+
+    kernels: calls of kernels, whose products and traffic the compiler does not count.
+    collectives: name -> bytes that leave a chip.
+    """
+
+    flops: float
+    traffic: float  # bytes
+    kernels: float = 0
+    collectives: Mapping[str, float] = field(default_factory=dict)
+
+    def __add__(self, other: Cost) -> Cost:
+        names = self.collectives.keys() | other.collectives.keys()
+        return Cost(
+            self.flops + other.flops,
+            self.traffic + other.traffic,
+            self.kernels + other.kernels,
+            {n: self.collectives.get(n, 0) + other.collectives.get(n, 0) for n in names},
+        )
+
+    def __mul__(self, times: float) -> Cost:
+        scaled = {name: times * some for name, some in self.collectives.items()}
+        return Cost(times * self.flops, times * self.traffic, times * self.kernels, scaled)
+
+    def __sub__(self, other: Cost) -> Cost:
+        return self + other * -1
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """An estimate's terms. Products and memory traffic overlap, the rest is added."""
+
+    products: float
+    memory: float
+    kernels: float
+    links: float
+
+    @property
+    def total(self) -> float:
+        return max(self.products, self.memory) + self.kernels + self.links
+
+
+def cost_of(compiled: Any, chips: int) -> Cost:
+    """The cost of a compiled program of so many chips, loops counted once."""
+    told = compiled.cost_analysis()
+    text = compiled.as_text()
+    return Cost(
+        float(told["flops"]),
+        float(told["bytes accessed"]),
+        text.count('custom_call_target="tpu_custom_call"'),
+        collective_bytes(text, chips),
+    )
+
+
+def collective_bytes(text: str, chips: int) -> dict[str, float]:
+    """Bytes that leave a chip, by kind of collective, of a program's optimised text.
+
+    Over n chips in a ring an all-gather of N bytes sends (n - 1) / n * N, an all-reduce twice that
+    (it is a reduce-scatter and an all-gather), a reduce-scatter the share of what it reads. Groups
+    smaller than the mesh are read from `replica_groups`.
+    """
+    found: dict[str, float] = {}
+    kinds = "|".join(COLLECTIVES)
+    for line in text.splitlines():
+        match = re.search(rf"= (.*?) ({kinds})(-start)?\(", line)
+        if match is None:
+            continue
+        shapes, kind, started = match.groups()
+        sizes = [_size(*one) for one in re.findall(r"(\w+)\[([\d,]*)\]", shapes)]
+        sizes = [size for size in sizes if size]
+        if not sizes:
+            continue
+        # a started collective's tuple holds what it reads and what it gives
+        given = max(sizes) if started or kind == "all-gather" else sum(sizes)
+        group = _group(line, chips)
+        share = (group - 1) / group
+        factor = {
+            "all-gather": share,
+            "all-reduce": 2 * share,
+            "reduce-scatter": share if started else share * group,
+            "all-to-all": share,
+            "collective-permute": 1.0,
+        }[kind]
+        found[kind] = found.get(kind, 0.0) + factor * given
+    return found
+
+
+def _size(kind: str, dimensions: str) -> int:
+    if kind not in _BYTES:
+        return 0
+    return _BYTES[kind] * prod(int(n) for n in dimensions.split(",") if n)
+
+
+def _group(line: str, chips: int) -> int:
+    """How many chips take part in a collective together."""
+    if match := re.search(r"replica_groups=\[(\d+),(\d+)\]", line):
+        return int(match.group(2))
+    if match := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
+        return match.group(1).count(",") + 1
+    return chips
+
+
+def seconds(cost: Cost, kernel_flops: float, chip: Chip) -> Seconds:
+    """The terms of an estimate.
+
+    kernel_flops: products of the attention kernels, on one chip.
+
+    Raises:
+        EstimateError: a cost below zero: the compiler's counts do not add up.
+    """
+    counts = {"flops": cost.flops, "traffic": cost.traffic, "kernels": cost.kernels}
+    counts |= {"kernel_flops": kernel_flops, **cost.collectives}
+    wrong = {name: value for name, value in counts.items() if value < 0}
+    if wrong:
+        raise EstimateError(f"costs below zero: {wrong}; compile other depths")
+    if bool(cost.kernels) != bool(kernel_flops):
+        raise EstimateError(f"{cost.kernels:g} kernel calls and {kernel_flops:g} products of them")
+    return Seconds(
+        products=cost.flops / (MATMUL_EFFICIENCY * chip.flops),
+        memory=cost.traffic / (MEMORY_EFFICIENCY * chip.bandwidth),
+        kernels=kernel_flops / (KERNEL_EFFICIENCY * chip.flops),
+        links=sum(cost.collectives.values()) / chip.link,
+    )
+
+
+def chip_of(topology: str) -> Chip:
+    """The chip of a topology such as "v5e:4x4".
+
+    Raises:
+        EstimateError: not one of `CHIPS`.
+    """
+    name = topology.partition(":")[0]
+    if name not in CHIPS:
+        raise EstimateError(f"{topology}: no peaks of {name}; choose one of {', '.join(CHIPS)}")
+    return CHIPS[name]
+
+
+def devices(topology: str) -> Sequence[jax.Device]:
+    """Devices of a topology, which exist for the compiler only.
+
+    Raises:
+        EstimateError: no TPU compiler, or no such topology.
+    """
+    import os
+
+    from jax.experimental import topologies
+
+    chip_of(topology)
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except Exception as error:  # the compiler raises what it likes
+        raise EstimateError(
+            f"{topology}: {error}; the TPU compiler comes with libtpu (pip install "
+            "'unirank_jax[tpu]'), topologies are like v5e:4x4"
+        ) from error
+    return found.devices
