@@ -173,7 +173,7 @@ def scoring(compute: Compute, shards: int) -> tuple[Any, tuple[Any, ...]]:
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_scoring_compiles_to_kernels_on_one_device_and_on_several(topology: str):
-    """Of several: each device its shard inside shard_map; else XLA serves, and splash refuses."""
+    """Of several: each device its shard, inside shard_map or by the compiler."""
     one, four = devices(topology, 1), devices(topology, 4)
     alone, arguments = scoring(Compute("bfloat16", mesh=one), 1)
     spread, more = scoring(Compute("bfloat16", mesh=four), 4)
@@ -190,14 +190,24 @@ def test_scoring_compiles_to_kernels_on_one_device_and_on_several(topology: str)
         "four in shard_map": kernels(wrapped, four, *more),
         "four in shard_map, backward": kernels(gradient(wrapped), four, *more),
         "four by the compiler": kernels(spread, four, *more),
+        "four by the compiler, backward": kernels(gradient(spread), four, *more),
     }
     print(f"{topology}: {found}")
     forward, backward = found["one device"], found["one device, backward"]
     # Two loops over layers each: in the tower, the prefix and the candidates, whose last layer
     # reads one token only: XLA serves it.
-    assert forward == found["four in shard_map"] == 6
-    assert backward == found["four in shard_map, backward"] == 3 * forward
-    assert found["four by the compiler"] == 0
-    named, more = scoring(Compute("bfloat16", attention="splash", mesh=four), 4)
-    with pytest.raises(ValueError, match="of several devices; call it inside jax.shard_map"):
-        kernels(named, four, *more)
+    assert forward == found["four in shard_map"] == found["four by the compiler"] == 6
+    assert backward == 3 * forward
+    for name in ("four in shard_map", "four by the compiler"):
+        assert found[f"{name}, backward"] == backward
+
+
+def test_heads_that_do_not_divide_are_left_to_xla():
+    """Two heads of keys over four devices; the tower's four do divide."""
+    four = devices("v6e:2x2", 4)
+    tensor = sharding.mesh(1, 1, 4, list(four.devices.flat))
+    run, arguments = scoring(Compute("bfloat16", mesh=tensor), 1)
+    assert kernels(run, tensor, *arguments) == 2
+    named, arguments = scoring(Compute("bfloat16", attention="splash", mesh=tensor), 1)
+    with pytest.raises(ValueError, match="of several devices that no known mesh spreads"):
+        kernels(named, tensor, *arguments)

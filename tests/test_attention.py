@@ -109,21 +109,21 @@ def test_a_kernel_equals_the_dense_reference_forward_and_backward(
         assert np.abs(a - b).max() <= (2e-5 if dtype == "float32" else 3e-2) * np.abs(b).max()
 
 
-TPU = Request("tpu", 0.0, False, FULL, 72, 10)
-GPU = Request("gpu", 9.0, False, HALF, 128, 10)
+TPU = Request("tpu", 0.0, False, False, FULL, 72, 10)
+GPU = Request("gpu", 9.0, False, False, HALF, 128, 10)
 REFUSED = [
     (TPU._replace(platform="cpu"), "splash", "platform cpu; run on TPU"),
     (TPU._replace(dtypes=frozenset({"float16"})), "splash", "dtypes float16; use float32"),
     (TPU._replace(dtypes=FULL | HALF), "splash", "dtypes bfloat16, float32"),
     (TPU._replace(head_dim=576), "splash", "head dim 576; use at most 512"),
-    (TPU._replace(partitioned=True), "splash", "of several devices; call it inside jax.shard_map"),
+    (TPU._replace(partitioned=True), "splash", "of several devices that no known mesh spreads"),
     (GPU._replace(platform="cpu"), "cudnn", "platform cpu; run on an NVIDIA GPU"),
     (GPU._replace(generation=7.5), "cudnn", "compute capability 7.5; run on .* 8.0 or later"),
     (GPU._replace(generation=0.0), "cudnn", "compute capability 0.0; run on an NVIDIA GPU"),
     (GPU._replace(dtypes=FULL), "cudnn", "dtypes float32; compute in bfloat16"),
     (GPU._replace(head_dim=256), "cudnn", "head dim 256; use a multiple of 8 up to 128"),
     (GPU._replace(head_dim=68), "cudnn", "head dim 68"),
-    (GPU._replace(partitioned=True), "cudnn", "of several devices; call it inside jax.shard_map"),
+    (GPU._replace(partitioned=True), "cudnn", "of several devices .*; give Compute.mesh"),
 ]
 
 
@@ -140,6 +140,7 @@ def test_auto_takes_a_kernel_where_it_is_proven():
     assert attention.choose(TPU, "auto") == attention.choose(TPU, "splash") == "splash"
     assert attention.choose(TPU._replace(queries=1), "auto") == "xla"
     assert attention.choose(TPU._replace(queries=1), "splash") == "splash"
+    assert attention.choose(TPU._replace(partitioned=True, divides=True), "auto") == "splash"
     assert attention.choose(GPU, "auto") == "xla"  # cuDNN is taken where it is named
     assert attention.choose(GPU, "cudnn") == "cudnn"
     assert attention.choose(TPU, "xla") == attention.choose(GPU, "xla") == "xla"
@@ -162,7 +163,10 @@ def test_what_a_request_says_of_its_devices(eight_devices: list[jax.Device]):
     def described(mesh: Mesh | None, prefixes: Any = ()) -> Request:
         return attention.describe(q, k, v, prefixes, mesh)
 
-    assert described(one, shared) == Request("cpu", 0.0, False, HALF, 64, 21)
+    assert described(one, shared) == Request("cpu", 0.0, False, False, HALF, 64, 21)
+    tensor = {size: sharding.mesh(-1, 1, size, eight_devices) for size in (2, 4)}
+    assert described(tensor[2]).divides and not described(tensor[4]).divides, "two heads of keys"
+    assert not described(None).divides
     mixed = [shared[0]._replace(v=shared[0].v.astype(jnp.float32)), shared[1]]
     assert described(one, mixed).dtypes == FULL | HALF
     assert described(all_).partitioned and described(None).partitioned
@@ -222,6 +226,39 @@ def test_rows_with_a_prefix_each_need_no_index(run: Any) -> None:
     named = each._replace(prefix_of=jnp.arange(3))
     expected = attention_xla.attend(q, k, v, causal=True, prefixes=[shared, named])
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("case", ["tower", "prefixes of rows, one empty", "last token"])
+def test_a_kernel_is_spread_over_heads_and_shards(case: str, eight_devices: list[jax.Device]):
+    """Forward and backward over (data 2, fsdp 2, tensor 2), and of one shard on tensor 2 alone."""
+    (q, k, v, shared), options, some = draw(case, "float32")
+    if k.shape[2] % 2:  # one head of keys: two, for two devices
+        k, v = (jnp.concatenate([x, x[..., ::-1]], 2) for x in (k, v))
+        shared = [
+            one._replace(k=jnp.concatenate([one.k] * 2, 2), v=jnp.concatenate([one.v] * 2, 2))
+            for one in shared
+        ]
+    weight = jnp.where(
+        jnp.asarray(some)[..., None, None], jnp.cos(jnp.arange(q.size)).reshape(q.shape), 0
+    )
+
+    def loss(run: Any, scale: jax.Array, q: Any, k: Any, v: Any, pairs: Any) -> jax.Array:
+        prefixes = [p._replace(k=scale * a, v=b) for p, (a, b) in zip(shared, pairs, strict=True)]
+        return (run(scale * q, k, v, prefixes=prefixes, **options) * weight).sum()
+
+    def gradients(run: Any, mesh: Mesh | None) -> Any:
+        one = jax.value_and_grad(partial(loss, run), (1, 2, 3, 4))
+        many = jax.vmap(
+            one, (0, None, None, None, None), spmd_axis_name=sharding.BATCH_AXES if mesh else None
+        )
+        pairs = [(p.k, p.v) for p in shared]
+        return jax.jit(many)(jnp.array([1.0, 0.5, -1.0, 2.0]), q, k, v, pairs)
+
+    wanted = gradients(attention_xla.attend, None)
+    for mesh in (sharding.mesh(2, 2, 2, eight_devices), sharding.mesh(1, 1, 2, eight_devices[:2])):
+        found = gradients(attention.spread(KERNELS["splash"], mesh), mesh)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max())
 
 
 def test_a_whole_model_scores_the_same_with_the_kernel(

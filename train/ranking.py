@@ -41,11 +41,12 @@ class RankingObjective:
     layout: Layout
     label_ids: tuple[int, int]
     config: TrainConfig
+    mesh: Mesh | None = None  # None: all of JAX's devices
 
     @property
     def compute(self) -> Compute:
         model = self.config.model
-        return Compute(model.compute_dtype, model.remat, model.unroll)
+        return Compute(model.compute_dtype, model.remat, model.unroll, mesh=self.mesh)
 
     def __call__(self, params: Params, micro: Micro) -> tuple[dict[str, Any], dict[str, Any]]:
         model = self.layout.model(params)

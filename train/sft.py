@@ -113,7 +113,7 @@ def train(config: TrainConfig, workdir: Path, stage: Stage | None = None) -> Out
             abstract_state(optimizer, trained, state_places),
             lambda: initial_state(optimizer, loaded, state_places),
         )
-        objective = RankingObjective(layout, prompt.label_ids, config)
+        objective = RankingObjective(layout, prompt.label_ids, config, mesh)
 
         def first_logits() -> np.ndarray:
             base = start.load(places)  # of step 0, whatever the checkpoint

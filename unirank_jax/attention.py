@@ -7,11 +7,11 @@ so that a backend can either honour it or refuse it. A backend is one file with 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from unirank_jax import attention_cudnn, attention_splash, attention_xla
 from unirank_jax.attention_request import Backend, PrefixKV, Request
@@ -39,16 +39,42 @@ def attend(
     backend: a named one honours the request or raises ValueError; "auto" is splash on a TPU where
     it can honour the request, else XLA.
     mesh: the devices that the program is for; None: all of JAX's. A kernel is not spread over
-    devices by the compiler, so several need `jax.shard_map` around this call.
+    devices by the compiler: of several, each computes its own heads (`spread`).
     A row that has no key to read gives finite numbers, which differ between backends.
     """
-    chosen = choose(describe(q, k, v, prefixes, mesh), backend)
-    run = {
+    request = describe(q, k, v, prefixes, mesh)
+    chosen = choose(request, backend)
+    run: Callable[..., Array] = {
         "xla": attention_xla.attend,
         "splash": attention_splash.attend,
         "cudnn": attention_cudnn.attend,
     }[chosen]
+    if request.partitioned and chosen != "xla":
+        assert mesh is not None
+        run = spread(run, mesh)
     return run(q, k, v, causal=causal, key_lengths=key_lengths, prefixes=prefixes)
+
+
+def spread(run: Callable[..., Array], mesh: Mesh) -> Callable[..., Array]:
+    """A backend's `attend` over a mesh: heads along its tensor axis, everything else whole.
+
+    Rows are spread by a `jax.vmap` around it whose `spmd_axis_name` is the mesh's batch axes
+    (`model.over_shards`).
+    """
+    heads, whole = PartitionSpec(None, None, "tensor", None), PartitionSpec()
+
+    def attend(
+        q: Array, k: Array, v: Array, *, causal: bool, key_lengths: Any, prefixes: Any
+    ) -> Array:
+        def own(q: Array, k: Array, v: Array, key_lengths: Any, prefixes: Any) -> Array:
+            return run(q, k, v, causal=causal, key_lengths=key_lengths, prefixes=prefixes)
+
+        shared = [PrefixKV(heads, heads, whole, whole) for _ in prefixes]  # type: ignore[arg-type]
+        specs = (heads, heads, heads, whole, shared)
+        over = jax.shard_map(own, mesh=mesh, in_specs=specs, out_specs=heads, check_vma=False)
+        return over(q, k, v, key_lengths, list(prefixes))
+
+    return attend
 
 
 def describe(
@@ -61,8 +87,15 @@ def describe(
     count = jax.device_count() if mesh is None else mesh.size
     inside = jax.sharding.get_abstract_mesh().are_all_axes_manual  # of a shard_map
     partitioned = count > 1 and not inside
+    parts = None if mesh is None else mesh.shape.get("tensor") if partitioned else None
     return Request(
-        device.platform, _generation(device), partitioned, dtypes, q.shape[-1], q.shape[1]
+        device.platform,
+        _generation(device),
+        partitioned,
+        parts is not None and k.shape[2] % parts == 0,
+        dtypes,
+        q.shape[-1],
+        q.shape[1],
     )
 
 
@@ -101,9 +134,9 @@ def choose(request: Request, backend: Backend) -> Literal["xla", "splash", "cudn
 def _refusal(request: Request, kernel: Literal["splash", "cudnn"]) -> str | None:
     module = {"splash": attention_splash, "cudnn": attention_cudnn}[kernel]
     reason = module.refusal(request)
-    if reason is None and request.partitioned:
+    if reason is None and request.partitioned and not request.divides:
         return (
-            "a program of several devices; call it inside jax.shard_map, give a mesh of one "
-            "device, or choose auto or xla"
+            "a program of several devices that no known mesh spreads; give Compute.mesh, with a "
+            "tensor axis that divides the keys' heads, or choose auto or xla"
         )
     return reason

@@ -31,6 +31,7 @@ class Request(NamedTuple):
     platform: str  # "cpu", "gpu", "tpu"
     generation: float  # compute capability of an NVIDIA GPU, 0 for all other devices
     partitioned: bool  # the compiler spreads the program over devices, no shard_map around it
+    divides: bool  # a partitioned one's mesh is known, and its tensor axis divides the heads
     dtypes: frozenset[str]  # of queries, keys and values, those of the prefixes too
     head_dim: int
     queries: int  # T

@@ -12,10 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from unirank_jax.batch import Batch, Images, Rows
 from unirank_jax.config import ModelConfig
 from unirank_jax.layers import Compute
+from unirank_jax.sharding import BATCH_AXES, shard_count
 from unirank_jax.text import Cache, Embedding, Prefix, Text
 from unirank_jax.vision import Features, Vision
 
@@ -112,20 +114,24 @@ def vocabulary_logits(model: Model, states: Array) -> Array:
     return jnp.einsum("...d,vd->...v", states, table, preferred_element_type=jnp.float32)
 
 
-def over_shards(function: Callable[[Any], Any], batch: Any) -> Any:
+def over_shards(function: Callable[[Any], Any], batch: Any, mesh: Mesh | None = None) -> Any:
     """Apply a function of one shard to every shard of a batch, results with a leading S.
 
-    A single shard skips the vmap: with its extra axis the CPU compiler turns the weight gradients
-    into batched products, several times slower.
+    With a mesh of as many shards, what is spread over devices inside the function (a kernel) stays
+    with its shard. A single shard skips the vmap: with its extra axis the CPU compiler turns the
+    weight gradients into batched products, several times slower.
     """
-    if jax.tree.leaves(batch)[0].shape[0] == 1:
+    shards = jax.tree.leaves(batch)[0].shape[0]
+    if shards == 1:
         return jax.tree.map(lambda x: x[None], function(jax.tree.map(lambda x: x[0], batch)))
+    if mesh is not None and shard_count(mesh) == shards:
+        return jax.vmap(function, spmd_axis_name=BATCH_AXES)(batch)
     return jax.vmap(function)(batch)
 
 
 def states(model: Model, batch: Batch, compute: Compute) -> Array:
     """Label states of a whole batch: (S, B, D), shards side by side."""
-    return over_shards(lambda shard: label_states(model, shard, compute), batch)
+    return over_shards(lambda shard: label_states(model, shard, compute), batch, compute.mesh)
 
 
 def score(model: Model, batch: Batch, label_ids: tuple[int, int], compute: Compute) -> Array:
