@@ -56,11 +56,14 @@ prove-m3: .venv/stamp-test
 			> results/m3/$$name.txt || echo "$$name: see results/m3/$$name.txt"; \
 	done
 
-# The TPU compiler, without a TPU: its wheel (130 MB) stays out of the environment.
+# The TPU compiler, without a TPU, about half an hour: its wheel (130 MB) stays out of the environment.
 prove-tpu: .venv/stamp-test
 	$(PIP) --no-deps --upgrade --target runs/prove-tpu/wheel "libtpu==0.0.42.*"
 	TPU_LIBRARY_PATH=runs/prove-tpu/wheel/libtpu/libtpu.so \
 		$(BIN)/python -m pytest tests/prove_tpu_attention.py -rP
+	$(BIN)/python -m pytest tests/prove_compile_only.py -rP
+	TPU_LIBRARY_PATH=runs/prove-tpu/wheel/libtpu/libtpu.so \
+		$(BIN)/python -m benchmarks.tpu --out results/m3/tpu.json > results/m3/tpu.txt
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found; install one or say make PYTHON=/path/to/python"; exit 1; }

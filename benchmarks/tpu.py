@@ -24,6 +24,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from train.flops import forward
 from train.tpu_cost import (
     CHIPS,
     KERNEL_EFFICIENCY,
@@ -128,24 +129,6 @@ def compiled(config: ModelConfig, mesh: Mesh) -> Any:
     return jax.jit(step, out_shardings=everywhere).lower(state, *placed).compile()
 
 
-def needed(config: ModelConfig) -> tuple[float, float]:
-    """Products (2 per multiply-add) that the step needs: outside attention's scores, and those."""
-    text, vision = config.text, config.vision
-    own = VISUAL + WORDS
-    tokens, patches = CANDIDATES * own, CANDIDATES * VISUAL * vision.merge_unit
-    kv = 2 * text.width * text.kv_heads * text.head_dim
-    layer = 2 * text.width * text.heads * text.head_dim + 3 * text.width * text.mlp_width + kv
-    decoder = 2.0 * tokens * layer * (text.depth - 1) + 2.0 * tokens * kv  # the last: keys, values
-    block = vision.width * (4 * vision.width + 2 * vision.mlp_width)
-    tower = 2.0 * patches * (block * vision.depth + vision.patch_dim * vision.width)
-    joined = vision.width * vision.merge_unit
-    merger = 2.0 * CANDIDATES * VISUAL * (joined * joined + joined * vision.out_width)
-    spans = own * (STATIC + QUERY) + own * (own + 1) / 2
-    scores = 4.0 * CANDIDATES * spans * text.heads * text.head_dim * (text.depth - 1)
-    seen = 4.0 * patches * VISUAL * vision.merge_unit * vision.width * vision.depth
-    return decoder + tower + merger * (1 + DEEPSTACK), scores + seen
-
-
 def estimate(name: str, topology: str, chips: int) -> Estimate:
     """Compile four shallow models and put the whole one together.
 
@@ -165,8 +148,8 @@ def estimate(name: str, topology: str, chips: int) -> Estimate:
         + (costs[1, 2, 0] - base) * (config.vision.depth - 1)
         + (costs[1, 1, 1] - base) * DEEPSTACK
     )
-    products, attention = needed(config)
-    kernel_flops = attention / chips if cost.kernels else 0.0
+    needed = forward(config, bucket_of(config), prefixes=False)
+    kernel_flops = needed.attention / chips if cost.kernels else 0.0
     took = seconds(cost, kernel_flops, CHIPS[topology.partition(":")[0]])
     parameters = jax.tree.leaves(nnx.state(Model.abstract(config)))
     return Estimate(
@@ -175,11 +158,11 @@ def estimate(name: str, topology: str, chips: int) -> Estimate:
         chips,
         2 * sum(leaf.size for leaf in parameters) // chips,
         took,
-        products + attention,
+        needed.total,
         cost,
         kernel_flops,
         CANDIDATES / took.total / chips,
-        (products + attention) / (took.total * chips * CHIPS[topology.partition(":")[0]].flops),
+        needed.total / (took.total * chips * CHIPS[topology.partition(":")[0]].flops),
     )
 
 

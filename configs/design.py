@@ -47,7 +47,10 @@ def get_config(argument: str | None = None) -> TrainConfig:
     sizes = {
         "tiny": tiny,
         "2b": lambda: of_size(sci.two_b()),
+        "4b": lambda: of_size(sci.four_b()),
         "8b": lambda: of_size(sci.eight_b()),
         "2b_lora": lambda: of_size(sci.two_b_lora()),
+        "4b_lora": lambda: of_size(sci.adapted(sci.four_b())),
+        "8b_lora": lambda: of_size(sci.adapted(sci.eight_b())),
     }
     return choose(argument, sizes, "tiny")

@@ -208,7 +208,7 @@ def as_text() -> TrainConfig:
     return replace(native, name="sci_as_text", data=replace(native.data, form="text"))
 
 
-def published(name: str, init: str) -> TrainConfig:
+def published(name: str, init: str, preset: str) -> TrainConfig:
     """What the published sizes share: full tuning in bfloat16 with float32 masters, on a pod."""
     base = tiny()
     return replace(
@@ -216,7 +216,7 @@ def published(name: str, init: str) -> TrainConfig:
         name=name,
         model=ModelSettings(
             init=init,
-            preset="",
+            preset=preset,
             compute_dtype="bfloat16",
             frozen_dtype="bfloat16",
             remat="full",
@@ -246,24 +246,38 @@ def published(name: str, init: str) -> TrainConfig:
 
 def two_b() -> TrainConfig:
     """2B parameters over all devices (parameters and moments split over `fsdp`)."""
-    return published("sci_2b", "Qwen/Qwen3-VL-2B-Instruct")
+    return published("sci_2b", "Qwen/Qwen3-VL-2B-Instruct", "2b")
+
+
+def four_b() -> TrainConfig:
+    """4B parameters over all devices."""
+    base = published("sci_4b", "Qwen/Qwen3-VL-4B-Instruct", "4b")
+    return replace(base, optimizer=replace(base.optimizer, lr=5e-6))
 
 
 def eight_b() -> TrainConfig:
     """8B parameters over all devices."""
-    base = published("sci_8b", "Qwen/Qwen3-VL-8B-Instruct")
+    base = published("sci_8b", "Qwen/Qwen3-VL-8B-Instruct", "8b")
     return replace(base, optimizer=replace(base.optimizer, lr=4e-6))
 
 
+def adapted(base: TrainConfig) -> TrainConfig:
+    """Adapters of rank 16 on the decoder's linear layers, everything else frozen."""
+    return replace(
+        base,
+        name=base.name + "_lora",
+        optimizer=replace(base.optimizer, lr=5e-5),
+        lora=LoRASettings(rank=16, alpha=32.0, targets=r"text\.stage_\d+\.(q|k|v|o|gate|up|down)"),
+    )
+
+
 def two_b_lora() -> TrainConfig:
-    """Adapters of rank 16 on the decoder's linear layers, tower frozen: one 24 GB GPU."""
-    base = published("sci_2b_lora", "Qwen/Qwen3-VL-2B-Instruct")
+    """Adapters for one GPU of 24 GB: small images, one list at a time."""
+    base = adapted(two_b())
     return replace(
         base,
         data=replace(base.data, max_tokens=2048, max_visual_tokens=256, workers=8),
         batch=BatchSettings(lists=16, accumulate=16),
-        optimizer=replace(base.optimizer, lr=5e-5),
-        lora=LoRASettings(rank=16, alpha=32.0, targets=r"text\.stage_\d+\.(q|k|v|o|gate|up|down)"),
     )
 
 
@@ -279,7 +293,10 @@ def get_config(argument: str | None = None) -> TrainConfig:
         "as_image": as_image,
         "as_text": as_text,
         "2b": two_b,
+        "4b": four_b,
         "8b": eight_b,
         "2b_lora": two_b_lora,
+        "4b_lora": lambda: adapted(four_b()),
+        "8b_lora": lambda: adapted(eight_b()),
     }
     return choose(argument, sizes, "tiny")

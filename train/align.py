@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from train.align_step import make_policy_step
 from train.alignment import AnchorSettings, PolicySettings
+from train.compile_only import plan, render
 from train.config import ConfigError, load, parse, require_size
 from train.diagnostics import write_page
 from train.loop import StoppedError
@@ -104,11 +105,16 @@ class AlignmentStage:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run or resume. Exit code 0 when finished, 1 on an error, 143 when stopped by SIGTERM."""
-    arguments = parse("align", __doc__ or "", "configs/sci_align.py", argv)
+    arguments = parse("align", __doc__ or "", "configs/sci_align.py", argv, compiles=True)
     try:
         accelerators = 0 if jax.default_backend() == "cpu" else jax.device_count()
         require_size(arguments.config, accelerators)
         config: AlignConfig = load(arguments.config, arguments.set)
+        if arguments.compile_only:
+            stage = AlignmentStage(config)
+            stage.policy = replace(config.policy, temperature=config.policy.temperature or 1.0)
+            print(render(config, plan(config, arguments.compile_only, stage.step, signals=True)))
+            return 0
         check(config)
         outcome = train(config, Path(arguments.workdir), AlignmentStage(config))
     except (*EXPECTED, StoppedError) as error:

@@ -164,8 +164,18 @@ def differences(
     ]
 
 
-def parse(command: str, description: str, default: str, argv: Sequence[str] | None) -> Any:
-    """The arguments that every training command shares: config (a spec), set, workdir."""
+def parse(
+    command: str,
+    description: str,
+    default: str,
+    argv: Sequence[str] | None,
+    *,
+    compiles: bool = False,
+) -> Any:
+    """The arguments that every training command shares: config (a spec), set, workdir.
+
+    compiles: also `--compile-only`.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m train.{command}",
         description=description,
@@ -187,6 +197,13 @@ Running the same command again resumes the run, bit for bit on the same devices.
         help="typed overrides, e.g. optimizer.lr=1e-5 loss.bce=0.5 mesh.fsdp=4",
     )
     parser.add_argument("--workdir", help="folder of the run (default: runs/COMMAND-CONFIG-SIZE)")
+    if compiles:
+        parser.add_argument(
+            "--compile-only",
+            metavar="TOPOLOGY",
+            help="compile the step for this TPU topology, e.g. v6e:16x16, say whether it fits and "
+            "estimate its speed; nothing is read or run (needs libtpu)",
+        )
     arguments = parser.parse_args(argv)
     if arguments.workdir is None:
         path, size = split_spec(arguments.config)

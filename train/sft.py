@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from train.checkpoint import CheckpointError, Checkpoints
+from train.compile_only import plan, render
 from train.config import ConfigError, digest, load, parse, require_size
 from train.data import Encoder, plan_settings, train_batches
 from train.initial import Start, cast, keep_model_files, make_layout, open_start
@@ -52,11 +53,15 @@ EXPECTED = (ConfigError, CheckpointError, ContentError, NonFiniteError, ValueErr
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run or resume. Exit code 0 when finished, 1 on an error, 143 when stopped by SIGTERM."""
-    arguments = parse("sft", __doc__ or "", "configs/sci.py", argv)
+    arguments = parse("sft", __doc__ or "", "configs/sci.py", argv, compiles=True)
     try:
         accelerators = 0 if jax.default_backend() == "cpu" else jax.device_count()
         require_size(arguments.config, accelerators)
         config: TrainConfig = load(arguments.config, arguments.set)
+        if arguments.compile_only:
+            step = SupervisedStage(config).step
+            print(render(config, plan(config, arguments.compile_only, step)))
+            return 0
         outcome = train(config, Path(arguments.workdir))
     except EXPECTED as error:
         print(f"train.sft: {error}", file=sys.stderr)

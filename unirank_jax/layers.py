@@ -38,11 +38,13 @@ class Compute:
         """Apply the rematerialisation policy to a scanned block."""
         if self.remat == "none":
             return block
+        # In a loop nothing is common to two passes; written out, the compiler would undo it.
+        keep = self.unroll
         if self.remat == "full":
-            return jax.checkpoint(block, prevent_cse=False)
+            return jax.checkpoint(block, prevent_cse=keep)
         if self.remat == "dots":
             policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            return jax.checkpoint(block, prevent_cse=False, policy=policy)
+            return jax.checkpoint(block, prevent_cse=keep, policy=policy)
         raise ValueError(f"remat {self.remat!r} is unknown; choose none, dots or full")
 
 

@@ -1,0 +1,315 @@
+"""`--compile-only v6e:16x16`: the very step of a run, compiled for a TPU that is not there.
+
+Prints whether it fits, the bytes of a chip by kind, what travels between chips, and an estimate of
+seconds and MFU, term by term (train/tpu_cost.py). No data and no weights are read: every candidate
+is taken to be an image of `data.max_visual_tokens` with some words. A program that is compiled here
+runs there; how fast is an estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from train.config import ConfigError
+from train.data import Micro, empty_targets
+from train.flops import forward
+from train.initial import make_layout
+from train.ranking import RankingObjective
+from train.settings import TrainConfig
+from train.signals import Signals
+from train.step import (
+    Params,
+    Step,
+    TrainState,
+    abstract_state,
+    make_optimizer,
+    micro_sharding,
+    state_shardings,
+)
+from train.tpu_cost import (
+    KERNEL_EFFICIENCY,
+    MATMUL_EFFICIENCY,
+    MEMORY_EFFICIENCY,
+    Chip,
+    Cost,
+    Seconds,
+    chip_of,
+    cost_of,
+    devices,
+    seconds,
+)
+from unirank_jax import sharding
+from unirank_jax.batch import Bucket
+from unirank_jax.config import ModelConfig, preset
+from unirank_jax.packing import pack
+
+WORDS, QUERY = 64, 128  # tokens of text beside a candidate's image, and of a query with its frame
+BACKWARD = 2.5  # an attention kernel's backward pass over its forward pass
+GIB = 2**30
+
+MakeStep = Callable[[RankingObjective, Any, TrainState, Params, Mesh], Step]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one chip, by kind."""
+
+    trained: int
+    moments: int
+    frozen: int
+    batch: int
+    temporaries: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.trained + self.moments + self.frozen + self.batch + self.temporaries
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the compiler says of a run on a topology."""
+
+    topology: str
+    mesh: dict[str, int]
+    bucket: Bucket
+    memory: Memory
+    cost: Cost
+    seconds: Seconds
+    needed_flops: float  # of one update on all chips
+    kernels: int  # in the whole program, loops counted once
+    chip: Chip
+    micro_batches: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether a chip holds it."""
+        return self.memory.total <= self.chip.memory
+
+    @property
+    def mfu(self) -> float:
+        """Needed products over what the chips could do in the estimated time."""
+        chips = int(np.prod(list(self.mesh.values())))
+        return self.needed_flops / (self.seconds.total * chips * self.chip.flops)
+
+
+def plan(config: TrainConfig, topology: str, make_step: MakeStep, *, signals: bool = False) -> Plan:
+    """Compile the whole step for its memory, and shallow ones for its cost.
+
+    make_step: (objective, optimizer, shardings of the state, frozen parameters, mesh) -> the update
+    of the stage, which reads side information of the lists if it has `signals`.
+
+    Raises:
+        ConfigError: a configuration without a preset, or lists that do not divide.
+        EstimateError: no TPU compiler, or counts that do not add up.
+    """
+    chip, found = chip_of(topology), list(devices(topology))
+    mesh = sharding.mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, found)
+    if not config.model.preset:
+        raise ConfigError("--compile-only: model.preset names the shape; set it to 2b, 4b or 8b")
+    model = preset(config.model.preset)
+    bucket = _bucket(config, model, sharding.shard_count(mesh))
+    compiled = partial(_compiled, bucket=bucket, mesh=mesh, make_step=make_step, signals=signals)
+    whole, state, frozen = compiled(config, model)
+    told = whole.memory_analysis()
+    trained, moments, kept = (_bytes(x) for x in (state.trainable, state.optimizer, frozen))
+    rest = max(told.argument_size_in_bytes - trained - moments - kept, 0)
+    memory = Memory(trained, moments, kept, rest, told.temp_size_in_bytes)
+
+    short = _short(config)
+    shallow = {
+        depths: cost_of(compiled(short, _shallow(model, *depths))[0], len(found))
+        for depths in ((1, 1, 0), (2, 1, 0), (1, 2, 0), (1, 1, 1))
+    }
+    base, passed = shallow[1, 1, 0], len(model.vision.deepstack_layers)
+    cost = (
+        base
+        + (shallow[2, 1, 0] - base) * (model.text.depth - 1)
+        + (shallow[1, 2, 0] - base) * (model.vision.depth - 1)
+        + (shallow[1, 1, 1] - base) * passed
+    ) * config.batch.accumulate
+    updates = config.batch.accumulate * sharding.shard_count(mesh)
+    products = forward(model, bucket, prefixes=True)
+    adapters = config.lora.rank > 0
+    passes = 2.0 if adapters else 3.0  # no gradient of a frozen kernel
+    tower = 1.0 if adapters else 3.0  # nothing before the decoder is trained
+    needed = updates * (
+        passes * products.decoder
+        + 3.0 * products.decoder_attention
+        + tower * (products.tower + products.tower_attention)
+    )
+    again = 1.0 if config.model.remat == "full" else 0.0
+    kernel = updates * (
+        (1.0 + again + BACKWARD) * products.decoder_attention
+        + (1.0 + (again + BACKWARD) * (tower > 1.0)) * products.tower_attention
+    )
+    kernel_flops = kernel / len(found) if cost.kernels else 0.0
+    return Plan(
+        topology,
+        dict(mesh.shape),
+        bucket,
+        memory,
+        cost,
+        seconds(cost, kernel_flops, chip),
+        needed,
+        whole.as_text().count('custom_call_target="tpu_custom_call"'),
+        chip,
+        config.batch.accumulate,
+    )
+
+
+def render(config: TrainConfig, found: Plan) -> str:
+    """The plan in words and numbers."""
+    memory, took = found.memory, found.seconds
+    axes = " x ".join(f"{name} {size}" for name, size in found.mesh.items())
+    bucket = found.bucket
+    sizes = sorted(found.cost.collectives.items())
+    traffic = ", ".join(f"{kind} {size / GIB:.2f} GiB" for kind, size in sizes)
+    lines = [
+        f"{config.name} on {found.topology}, mesh {axes}; nothing ran, seconds are estimates",
+        f"shard: {bucket.prefixes} queries of {bucket.prefix_tokens} tokens, {bucket.rows} "
+        f"candidates of {bucket.tokens}, {bucket.images} images of {bucket.patches} patches; "
+        f"{found.micro_batches} micro-batches an update",
+        "bytes of a chip: "
+        + ", ".join(
+            f"{name} {getattr(memory, name) / GIB:.2f}"
+            for name in ("trained", "moments", "frozen", "batch", "temporaries")
+        )
+        + f"; {memory.total / GIB:.2f} of {found.chip.memory / GIB:.0f} GiB",
+        f"fits: {'yes' if found.fits else 'no; ' + remedy(config, found)}",
+        f"kernels: {found.kernels} calls, loops counted once",
+        f"between chips: {traffic or 'nothing'}",
+        f"products of a chip: {found.cost.flops:.3g}, of which all chips need "
+        f"{found.needed_flops:.3g}",
+        f"seconds: products {took.products:.3f} (at {MATMUL_EFFICIENCY:.0%} of the peak), memory "
+        f"{took.memory:.3f} (at {MEMORY_EFFICIENCY:.0%}), attention kernels {took.kernels:.3f} (at "
+        f"{KERNEL_EFFICIENCY:.0%}), links {took.links:.3f}; together {took.total:.3f}",
+        f"MFU: {100 * found.mfu:.0f} %",
+    ]
+    return "\n".join(lines)
+
+
+def remedy(config: TrainConfig, found: Plan) -> str:
+    """The first thing to change in a plan that does not fit."""
+    memory = found.memory
+    kept = memory.trained + memory.moments + memory.frozen
+    if kept > 0.6 * found.chip.memory:
+        if found.mesh["fsdp"] < int(np.prod(list(found.mesh.values()))):
+            return "give all devices to mesh.fsdp, so that parameters and moments are split further"
+        return "parameters and moments alone are too large: take more chips, or LoRA (lora.rank=16)"
+    if config.model.remat != "full":
+        return "set model.remat=full"
+    if found.bucket.prefixes > 1:
+        return f"raise batch.accumulate (now {config.batch.accumulate}): fewer lists at a time"
+    return "lower data.max_visual_tokens or data.list_size, or raise mesh.tensor"
+
+
+def _bucket(config: TrainConfig, model: ModelConfig, shards: int) -> Bucket:
+    """A shard in which every candidate has an image of the largest size."""
+    batch = config.batch
+    if batch.lists % (shards * batch.accumulate):
+        raise ConfigError(
+            f"batch.lists = {batch.lists} must be a multiple of {shards} shards (mesh data x fsdp) "
+            f"x {batch.accumulate} (batch.accumulate)"
+        )
+    lists = batch.lists // (shards * batch.accumulate)
+    rows = lists * config.data.list_size // batch.chunks
+    tokens = config.data.max_visual_tokens + WORDS
+    patches = config.data.max_visual_tokens * model.vision.merge_unit
+    return Bucket(
+        prefixes=lists,
+        prefix_tokens=QUERY,
+        rows=rows,
+        tokens=tokens,
+        images=rows,
+        patches=patches,
+        cells=rows * tokens,
+        patch_cells=rows * patches,
+    )
+
+
+def _compiled(
+    config: TrainConfig,
+    model: ModelConfig,
+    *,
+    bucket: Bucket,
+    mesh: Mesh,
+    make_step: MakeStep,
+    signals: bool,
+) -> tuple[Any, TrainState, Params]:
+    """The compiled update, and the abstract state and frozen parameters it takes."""
+    layout, _ = make_layout(model, config.lora, config.seed)
+    places = layout.shardings(mesh)
+    names = layout.select(config.freeze)
+    shapes: dict[str, Any] = {
+        name: jax.ShapeDtypeStruct(
+            variable.shape,
+            jnp.dtype("float32" if name in names else config.model.frozen_dtype),
+            sharding=places[name],
+        )
+        for name, variable in layout.variables.items()
+    }
+    trained = {name: shapes[name] for name in names}
+    frozen = {name: shape for name, shape in shapes.items() if name not in trained}
+    optimizer = make_optimizer(config.optimizer, config.schedule)
+    state_places = state_shardings(optimizer, trained, places, mesh)
+    objective = RankingObjective(layout, (0, 1), config, mesh)
+    step = make_step(objective, optimizer, state_places, frozen, mesh)
+    state = abstract_state(optimizer, trained, state_places)
+    batch = _batch(config, model, bucket, mesh, signals)
+    return step.jitted.lower(state, frozen, batch).compile(), state, frozen
+
+
+def _batch(
+    config: TrainConfig, model: ModelConfig, bucket: Bucket, mesh: Mesh, signals: bool
+) -> Micro:
+    """The arrays of an update, abstract."""
+    place, shards = micro_sharding(mesh), sharding.shard_count(mesh)
+    size = config.data.list_size // config.batch.chunks
+    lists = bucket.rows // size
+    each = np.zeros((1, lists, size), np.float32)
+    preferences = np.zeros((1, lists, size, config.data.list_size), np.float32)
+    one = Micro(
+        pack(model, [], [], [], bucket),
+        empty_targets(lists, size),
+        Signals(preferences, each, each) if signals else None,
+    )
+    count = config.batch.accumulate * config.batch.chunks
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((count, shards, *x.shape[1:]), x.dtype, sharding=place), one
+    )
+
+
+def _shallow(model: ModelConfig, text: int, vision: int, passed: int) -> ModelConfig:
+    """Fewer layers, the first `passed` of the tower passed on."""
+    return replace(
+        model,
+        text=replace(model.text, depth=text),
+        vision=replace(model.vision, depth=vision, deepstack_layers=tuple(range(passed))),
+    )
+
+
+def _short(config: TrainConfig) -> TrainConfig:
+    """One micro-batch, layers written out."""
+    batch = config.batch
+    return replace(
+        config,
+        model=replace(config.model, unroll=True),
+        batch=replace(batch, lists=batch.lists // batch.accumulate, accumulate=1),
+    )
+
+
+def _bytes(tree: Any) -> int:
+    """Of one device."""
+    return sum(
+        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
