@@ -62,6 +62,7 @@ prove-tpu: .venv/stamp-test
 	TPU_LIBRARY_PATH=runs/prove-tpu/wheel/libtpu/libtpu.so \
 		$(BIN)/python -m pytest tests/prove_tpu_attention.py -rP
 	$(BIN)/python -m pytest tests/prove_compile_only.py -rP
+	mkdir -p results/m3
 	TPU_LIBRARY_PATH=runs/prove-tpu/wheel/libtpu/libtpu.so \
 		$(BIN)/python -m benchmarks.tpu --out results/m3/tpu.json > results/m3/tpu.txt
 

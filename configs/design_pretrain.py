@@ -2,6 +2,8 @@
 
     python -m train.pretrain --config configs/design_pretrain.py --set source=DIR \\
         --workdir runs/design-base
+    python -m train.pretrain --config configs/design_pretrain.py:match --set source=DIR \\
+        init=runs/design-base/exported --workdir runs/design-match
 
 `DIR` is what `python -m unirank_jax.datasets.build design --out DIR` wrote. The base has seen
 molecules and figures only; here it learns furniture, emoji, icons and clip art: another drawing of
@@ -17,7 +19,7 @@ from train.settings import CheckpointSettings, ScheduleSettings
 
 
 def tiny() -> PretrainConfig:
-    """The only leg."""
+    """The first leg: the tower and the embeddings. Matching stays at chance in it."""
     base = sci_pretrain.tiny()
     return replace(
         base,
@@ -32,5 +34,18 @@ def tiny() -> PretrainConfig:
     )
 
 
+def match() -> PretrainConfig:
+    """The second leg, of the same objectives: candidates read after their query come to be told
+    apart once embeddings tell them apart."""
+    base = tiny()
+    return replace(
+        base,
+        name="design_match",
+        init="runs/design-base/exported",
+        optimizer=replace(base.optimizer, lr=1e-3),
+        schedule=ScheduleSettings(steps=2400, warmup_steps=20, final_fraction=0.05),
+    )
+
+
 def get_config(argument: str | None) -> PretrainConfig:
-    return choose(argument, {"tiny": tiny}, "tiny")
+    return choose(argument, {"tiny": tiny, "match": match}, "tiny")

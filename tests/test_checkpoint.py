@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from train import cli
 from train.checkpoint import CheckpointError, Checkpoints, Meta
 
 
@@ -148,3 +149,29 @@ def test_a_part_is_read_alone(tmp_path: Path) -> None:
 def test_keeping_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="keep at least one"):
         Checkpoints(tmp_path, 0, "hit@1")
+
+
+def test_checkpoints_are_verified_without_touching_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path, {1: None, 2: None})
+    folder = tmp_path / "checkpoints"
+    half = folder / "3.orbax-checkpoint-tmp"  # of a run that is going on
+    shutil.copytree(folder / "2", half)
+    assert cli.main(["ckpt", "verify", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "step 1: 3 arrays" in told and "step 2: 3 arrays" in told and "20 batches" in told
+    assert half.is_dir()
+    bad = {**state(4), "trainable": {"w": jnp.array([1.0, jnp.nan])}}
+    with Checkpoints(tmp_path, 9, "hit@1") as checkpoints:
+        assert not half.exists(), "what a killed run left"
+        checkpoints.save(4, bad, Meta(40, {}, {}))
+    for block in folder.glob("2/state/**/d/*"):
+        block.write_bytes(b"")
+    assert cli.main(["ckpt", "verify", str(tmp_path)]) == 1
+    found = capsys.readouterr()
+    assert "step 1: 3 arrays" in found.out
+    assert "step 2: cannot be read" in found.err
+    assert "step 4: trainable/w holds numbers that are not finite" in found.err
+    assert cli.main(["ckpt", "verify", str(tmp_path / "nothing")]) == 1
+    assert "holds no checkpoints" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import shutil
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 FILES = ("position", "unirank", "extra")
@@ -67,19 +69,28 @@ class _JsonFiles:
 
 
 class Checkpoints:
-    """The checkpoints of one run. Saving is asynchronous; a half-written step is never seen."""
+    """The checkpoints of one run. Saving is asynchronous; a half-written step is never seen.
 
-    def __init__(self, workdir: str | Path, keep: int, metric: str) -> None:
+    reading: nothing in the folder is changed, as it must be while a run writes there. Otherwise
+        what a killed run left half written is removed.
+    """
+
+    def __init__(
+        self, workdir: str | Path, keep: int, metric: str, *, reading: bool = False
+    ) -> None:
         if keep < 1:
             raise CheckpointError(f"checkpoint.keep is {keep}; keep at least one step")
         self.folder = Path(workdir).absolute() / "checkpoints"
-        self.metric = metric
+        self.metric, self.reading = metric, reading
+        if not reading and jax.process_index() == 0:
+            # Not Orbax's own cleaning: it goes on in the background, into what is written next.
+            for left in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(left)
         self._orbax = ocp.training.Checkpointer(
             self.folder,
             # When to save is the loop's decision; Orbax is asked only when it is time.
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=_Keep(keep, metric),
-            cleanup_tmp_directories=True,
         )
         self._pending: Any = None
 
@@ -182,6 +193,23 @@ class Checkpoints:
         folder = self.folder / str(step) / "meta"
         return Meta(**{name: json.loads((folder / f"{name}.json").read_text()) for name in FILES})
 
+    def problems(self, step: int) -> list[str]:
+        """What is wrong with a complete step: every array is read, every number must be finite."""
+        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        try:
+            self.meta(step)
+            found = []
+            for name in self._metadata(step):
+                part = self.restore_part(step, name, place)
+                found += [
+                    f"{name}/{'/'.join(map(_name, path))} holds numbers that are not finite"
+                    for path, leaf in jax.tree_util.tree_flatten_with_path(part)[0]
+                    if jnp.issubdtype(leaf.dtype, jnp.inexact) and not jnp.isfinite(leaf).all()
+                ]
+            return found
+        except Exception as error:  # whatever the store or the file system says
+            return [f"cannot be read: {' '.join(str(error).split())[:300]}"]
+
     def abstract(self, step: int) -> Any:
         """Names, shapes and dtypes of a step's state as a nested dictionary."""
         return self._metadata(step)
@@ -191,7 +219,7 @@ class Checkpoints:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
-        if self.best is not None and jax.process_index() == 0:
+        if self.best is not None and jax.process_index() == 0 and not self.reading:
             text = json.dumps({"step": self.best, "metric": self.metric})
             temporary = self.folder / "best.tmp"
             temporary.write_text(text + "\n")

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone
         sys.stderr.close()
         return 1
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         print(f"unirank {arguments.command}: {error}", file=sys.stderr)
         return 1
 
@@ -144,6 +144,17 @@ def _convert_data(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _verify(arguments: argparse.Namespace) -> int:
+    """Read every complete checkpoint of a run; exit code 1 when one is damaged."""
+    from train.verify import verify
+
+    whole = True
+    for line, good in verify(Path(arguments.workdir)):
+        print(line, file=sys.stdout if good else sys.stderr, flush=True)
+        whole = whole and good
+    return 0 if whole else 1
+
+
 def _opened(path: str, mode: str, stream: TextIO) -> AbstractContextManager[Any]:
     """A file, or the standard stream for "-", which is left open."""
     return nullcontext(stream) if path == "-" else open(path, mode, encoding="utf-8")
@@ -211,6 +222,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     convert.set_defaults(run=_convert_data)
+    kept = commands.add_parser("ckpt", help="look at the checkpoints of a run")
+    looks = kept.add_subparsers(dest="action", required=True, metavar="ACTION")
+    verify = looks.add_parser(
+        "verify",
+        help="read every checkpoint back",
+        description="Read every array of every complete checkpoint; nothing is changed, so a run\n"
+        "that is going on may be looked at.",
+        formatter_class=formatter,
+        epilog="example:\n  unirank ckpt verify runs/sft-sci-tiny",
+    )
+    verify.add_argument("workdir", help="the --workdir of a run")
+    verify.set_defaults(run=_verify)
     return parser
 
 

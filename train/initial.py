@@ -122,7 +122,9 @@ def restore_model(workdir: Path, step: str | int) -> tuple[Model, TrainConfig, M
     layout, _ = make_layout(_read_config(workdir / MODEL_FOLDER), config.lora, 0)
     names = layout.select(config.freeze)
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with Checkpoints(workdir, config.checkpoint.keep, config.evaluation.metric) as checkpoints:
+    with Checkpoints(
+        workdir, config.checkpoint.keep, config.evaluation.metric, reading=True
+    ) as checkpoints:
         number = checkpoints.resolve(step)
         params = dict(checkpoints.restore_part(number, "trainable", place))
         meta = checkpoints.meta(number)

@@ -191,7 +191,7 @@ def begin(config: PretrainConfig, model: ModelConfig, abstract: State, fresh: St
     if not (Path(config.init) / "checkpoints").is_dir():
         folder = ASSETS / "base" if config.init == "base" else Path(config.init)
         return fresh._replace(params=flatten(load_params(folder, model, jnp.float32)))
-    with Checkpoints(config.init, config.checkpoint.keep, METRIC) as earlier:
+    with Checkpoints(config.init, config.checkpoint.keep, METRIC, reading=True) as earlier:
         state, _ = earlier.restore(None, abstract)
     return fresh._replace(params=state.params)
 
