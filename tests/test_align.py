@@ -217,7 +217,8 @@ def test_memory_does_not_grow_with_the_list(eight_devices: list[jax.Device]) -> 
             mesh,
         )
         each = np.zeros((1, 1, size), np.float32)
-        signals = Signals(np.zeros((1, 1, size, candidates), np.float32), each, each)
+        preferences = np.zeros((1, 1, size, candidates), np.float32)
+        signals = Signals(preferences, each, each, each.astype(np.int32))
         packed = pack(model, [], [], [], bucket)
         some = data.Micro(packed, data.empty_targets(1, size), signals)
         batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((chunks, *x.shape), x.dtype), some)

@@ -280,7 +280,7 @@ def _batch(
     one = Micro(
         pack(model, [], [], [], bucket),
         empty_targets(lists, size),
-        Signals(preferences, each, each) if signals else None,
+        Signals(preferences, each, each, each.astype(np.int32)) if signals else None,
     )
     count = config.batch.accumulate * config.batch.chunks
     return jax.tree.map(

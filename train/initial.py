@@ -17,6 +17,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 import unirank_jax
+from train.adversary import network
 from train.checkpoint import Checkpoints, Meta
 from train.config import ConfigError, from_dict
 from train.settings import LoRASettings, ModelSettings, TrainConfig
@@ -126,7 +127,7 @@ def restore_model(workdir: Path, step: str | int) -> tuple[Model, TrainConfig, M
         workdir, config.checkpoint.keep, config.evaluation.metric, reading=True
     ) as checkpoints:
         number = checkpoints.resolve(step)
-        params = dict(checkpoints.restore_part(number, "trainable", place))
+        params = network(checkpoints.restore_part(number, "trainable", place))
         meta = checkpoints.meta(number)
         kept = [name for name in layout.variables if name not in names]
         if kept:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from train import losses
+from train import adversary, losses
 from train.data import Encoder, Micro, evaluation_batches, plan_settings
 from train.judging import cut, judged
 from train.plan import Chosen, EvaluationPlan, PlanSettings
@@ -32,6 +32,7 @@ from unirank_jax.model import label_logits, score, states, vocabulary_logits
 from unirank_jax.prompt import Prompt
 
 METRICS = ("hit@1", "mrr@10", "ndcg@10")
+ADVERSARY = "adversary"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class RankingObjective:
         return Compute(model.compute_dtype, model.remat, model.unroll, mesh=self.mesh)
 
     def __call__(self, params: Params, micro: Micro) -> tuple[dict[str, Any], dict[str, Any]]:
-        model = self.layout.model(params)
+        model = self.layout.model(adversary.network(params))
         hidden = states(model, micro.batch, self.compute)  # (S, B, D)
         scores = losses.Scores(label_logits(model, hidden, self.label_ids))
         if "vocab_ce" in self.config.loss:
@@ -60,16 +61,23 @@ class RankingObjective:
         lists = self._arrange(scores, micro)
         pairs = lists.mask.sum().astype(jnp.float32)
         extra = {**losses.diagnostics(lists), "pairs": (pairs, jnp.float32(1))}
-        return self._terms(lists), extra
+        terms = self._terms(lists)
+        if ADVERSARY in self.config.loss:
+            terms[ADVERSARY], extra["adversary_right"] = adversary.terms(params, hidden, micro)
+        return terms, extra
 
     def counts(self, micro: Micro) -> dict[str, jax.Array]:
         nothing = jnp.zeros(micro.batch.rows.lengths.shape, jnp.float32)
         lists = self._arrange(losses.Scores(nothing, nothing, nothing), micro)
-        return {name: count for name, (_, count) in self._terms(lists).items()}
+        counts = {name: count for name, (_, count) in self._terms(lists).items()}
+        if ADVERSARY in self.config.loss:
+            counts[ADVERSARY] = lists.mask.sum().astype(jnp.float32)
+        return counts
 
     def scores(self, params: Params, micro: Micro) -> jax.Array:
         """Logits of every slot, (S, G, C), for evaluation."""
-        rows = score(self.layout.model(params), micro.batch, self.label_ids, self.compute)
+        model = self.layout.model(adversary.network(params))
+        rows = score(model, micro.batch, self.label_ids, self.compute)
         return self._arrange(losses.Scores(rows), micro).logits
 
     def _arrange(self, scores: losses.Scores, micro: Micro) -> losses.Lists:
@@ -79,7 +87,8 @@ class RankingObjective:
         )
 
     def _terms(self, lists: losses.Lists) -> dict[str, losses.Pair]:
-        return losses.terms(lists, tuple(self.config.loss), self.config.label_smoothing)
+        names = tuple(name for name in self.config.loss if name != ADVERSARY)
+        return losses.terms(lists, names, self.config.label_smoothing)
 
 
 def make_evaluation(

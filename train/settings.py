@@ -10,7 +10,10 @@ from typing import Any, Literal, TypeVar
 
 from unirank_jax.datasets.forms import Form
 
-LOSSES = ("bce", "rcr", "softmax", "ranknet", "vocab_ce", "preference", "centre")
+LOSSES = (
+    *("bce", "rcr", "softmax", "ranknet", "vocab_ce", "preference", "centre"),
+    "adversary",  # what a state pays for telling modalities apart (train/adversary.py)
+)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from train import adversary
 from train.checkpoint import CheckpointError, Checkpoints
 from train.compile_only import plan, render
 from train.config import ConfigError, digest, load, parse, require_size
@@ -24,7 +25,7 @@ from train.data import Encoder, plan_settings, train_batches
 from train.initial import Start, cast, keep_model_files, make_layout, open_start
 from train.loop import Outcome, Schedule, resume, run
 from train.plan import TrainPlan
-from train.ranking import METRICS, RankingObjective, logits_of, make_evaluation
+from train.ranking import ADVERSARY, METRICS, RankingObjective, logits_of, make_evaluation
 from train.report import NonFiniteError, Report, describe_run
 from train.settings import DataSettings, TrainConfig
 from train.sizes import cached_index
@@ -98,8 +99,14 @@ def train(config: TrainConfig, workdir: Path, stage: Stage | None = None) -> Out
     }
     trained = {name: shapes[name] for name in names}
     kept = {name: shape for name, shape in shapes.items() if name not in trained}
+    beside = adversary.fresh(start.config.text.width) if ADVERSARY in config.loss else {}
+    everywhere = sharding.replicated(mesh)
+    for name, value in beside.items():
+        trained[name] = jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=everywhere)
     optimizer = make_optimizer(config.optimizer, config.schedule)
-    state_places = state_shardings(optimizer, trained, places, mesh)
+    state_places = state_shardings(
+        optimizer, trained, {**places, **dict.fromkeys(beside, everywhere)}, mesh
+    )
 
     with Checkpoints(workdir, config.checkpoint.keep, config.evaluation.metric) as checkpoints:
         describe_run(workdir, config, checkpoints.latest is not None, data=dataset.fingerprint)
@@ -108,6 +115,7 @@ def train(config: TrainConfig, workdir: Path, stage: Stage | None = None) -> Out
             keep_model_files(start, workdir)
             placed = {n: jax.device_put(a, places[n]) for n, a in adapters.items()}
             loaded = cast({**start.load(places), **placed}, dtypes)
+            loaded |= {name: jax.device_put(value, everywhere) for name, value in beside.items()}
             if kept:
                 checkpoints.save_constant({name: loaded[name] for name in kept})
         frozen = {n: loaded.pop(n) for n in kept} if loaded else {}

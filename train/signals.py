@@ -16,6 +16,7 @@ import numpy as np
 
 from train.plan import Chosen
 from train.sizes import Index
+from unirank_jax.content import MODALITIES
 from unirank_jax.datasets.formats.problems import Problems
 from unirank_jax.datasets.overlay import records
 
@@ -28,6 +29,7 @@ class Signals(NamedTuple):
     preferences: Any  # (S, G, C, C) float32: weight of "i is better than j" at [i, j]
     reference: Any  # (S, G, C) float32: logits of stage 1
     reward: Any  # (S, G, C) float32: utility of a reward model
+    modality: Any  # (S, G, C) int32: place in MODALITIES
 
     def part(self, first: int, end: int) -> Signals:
         """Of candidates `first` to `end`; preferences over all the others of their list."""
@@ -41,25 +43,29 @@ class SignalTable:
     Attributes:
         pairs: list number -> (n, 3): slots of better and worse (positions in Index.items), weight.
         reference, reward: (N,) float32, parallel to Index.items; 0 where there is none.
+        modality: (N,) int32, places in MODALITIES.
     """
 
     pairs: Mapping[int, np.ndarray]
     reference: np.ndarray
     reward: np.ndarray
+    modality: np.ndarray
 
     def fill(self, lists: Sequence[Chosen], count: int, size: int) -> Signals:
         """Of one shard with room for `count` lists of `size`."""
         preferences = np.zeros((1, count, size, size), np.float32)
         reference, reward = (np.zeros((1, count, size), np.float32) for _ in range(2))
+        modality = np.zeros((1, count, size), np.int32)
         for g, chosen in enumerate(lists):
             slots = chosen.slots
+            modality[0, g, : len(slots)] = self.modality[slots]
             reference[0, g, : len(slots)] = self.reference[slots]
             reward[0, g, : len(slots)] = self.reward[slots]
             place = {int(slot): at for at, slot in enumerate(slots)}
             for better, worse, weight in self.pairs.get(chosen.number, ()):
                 if int(better) in place and int(worse) in place:
                     preferences[0, g, place[int(better)], place[int(worse)]] += weight
-        return Signals(preferences, reference, reward)
+        return Signals(preferences, reference, reward, modality)
 
 
 def table(
@@ -90,7 +96,8 @@ def table(
                 utility[slot_of[did]] = value
     if reference is None:
         reference = np.zeros(len(index.items), np.float32)
-    return SignalTable(pairs, reference.astype(np.float32), utility)
+    places = np.array([MODALITIES.index(str(one)) for one in index.item_modality], np.int32)
+    return SignalTable(pairs, reference.astype(np.float32), utility, places[index.items])
 
 
 def read_preferences(path: Path) -> dict[str, list[tuple[str, str, float]]]:

@@ -68,9 +68,10 @@ class SupervisedStage:
     def signals(
         self, index: Index, workdir: Path, data: str, first_logits: Callable[[], np.ndarray]
     ) -> SignalTable | None:
-        if not self.config.data.preferences:
+        config = self.config
+        if not config.data.preferences and "adversary" not in config.loss:
             return None
-        return table(index, preferences_of(self.config, index))
+        return table(index, preferences_of(config, index) if config.data.preferences else None)
 
     def step(
         self,

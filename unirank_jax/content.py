@@ -8,11 +8,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from PIL import Image
 
 Modality = Literal["text", "image", "mixed"]
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
 ImageSource = bytes | str | Image.Image
 
 _KEYS = ("text", "image")
