@@ -10,8 +10,8 @@
         valid_preferences=runs/mine-valid/preferences.jsonl.gz --workdir runs/reward
 
 `STAGE1` is an exported reranker. `--set loss.adversary=0.1` makes it hide the modality of what it
-judges (train/adversary.py), `members=3` trains three and takes their cautious mean. One epoch: a reward model that sees its pairs again learns them by
-heart (InstructGPT, C.2).
+judges (train/adversary.py), `members=3` trains three and takes their cautious mean. One epoch: a
+reward model that sees its pairs again learns them by heart (InstructGPT, C.2).
 """
 
 from dataclasses import replace
