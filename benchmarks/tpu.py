@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 from flax import nnx
@@ -26,13 +23,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from train.flops import forward
 from train.tpu_cost import (
-    CHIPS,
     KERNEL_EFFICIENCY,
     MATMUL_EFFICIENCY,
     MEMORY_EFFICIENCY,
     Cost,
     EstimateError,
     Seconds,
+    chip_of,
+    cost_by_depth,
     cost_of,
     devices,
     seconds,
@@ -46,7 +44,6 @@ from unirank_jax.packing import pack
 from unirank_jax.text import Prefix
 
 CANDIDATES, VISUAL, WORDS, QUERY, STATIC = 16, 1280, 40, 32, 64
-DEEPSTACK = 3  # layers of the published towers that are passed on
 GIVEN = ("2b", "v5e:2x2", 1), ("2b", "v6e:2x2", 1), ("8b", "v5e:2x2", 4), ("8b", "v6e:2x2", 1)
 
 
@@ -64,15 +61,6 @@ class Estimate:
     kernel_flops: float
     pairs_per_second: float
     mfu: float
-
-
-def shallow(config: ModelConfig, text: int, vision: int, passed: int) -> ModelConfig:
-    """A model with fewer layers, the first `passed` of the tower passed on."""
-    return replace(
-        config,
-        text=replace(config.text, depth=text),
-        vision=replace(config.vision, depth=vision, deepstack_layers=tuple(range(passed))),
-    )
 
 
 def bucket_of(config: ModelConfig) -> Bucket:
@@ -103,15 +91,14 @@ def compiled(config: ModelConfig, mesh: Mesh) -> Any:
         places,
     )
     batch = pack(config, [], [], [], bucket_of(config))
-    shard = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
+    shard = jax.tree.map(lambda x: x[0], batch)
 
     def caches(state: Any) -> Any:
         model = nnx.merge(graph, state)
-        outer = prefix_cache(model, shard_zeros.outer, None, compute)
+        outer = prefix_cache(model, shard.outer, None, compute)
         before = [Prefix(outer, None)]
-        return outer, prefix_cache(model, shard_zeros.prefix, None, compute, before)
+        return outer, prefix_cache(model, shard.prefix, None, compute, before)
 
-    shard_zeros = jax.tree.map(lambda x: x[0], batch)
     outer, prefix = jax.eval_shape(caches, state)
 
     def step(state: Any, outer: Any, prefix: Any, shard: Any) -> jax.Array:
@@ -137,20 +124,11 @@ def estimate(name: str, topology: str, chips: int) -> Estimate:
     """
     config = preset(name)
     mesh = sharding.mesh(1, 1, chips, devices(topology)[:chips])
-    costs = {
-        depths: cost_of(compiled(shallow(config, *depths), mesh), chips)
-        for depths in ((1, 1, 0), (2, 1, 0), (1, 2, 0), (1, 1, 1))
-    }
-    base = costs[1, 1, 0]
-    cost = (
-        base
-        + (costs[2, 1, 0] - base) * (config.text.depth - 1)
-        + (costs[1, 2, 0] - base) * (config.vision.depth - 1)
-        + (costs[1, 1, 1] - base) * DEEPSTACK
-    )
+    cost = cost_by_depth(config, lambda shape: cost_of(compiled(shape, mesh), chips))
     needed = forward(config, bucket_of(config), prefixes=False)
     kernel_flops = needed.attention / chips if cost.kernels else 0.0
-    took = seconds(cost, kernel_flops, CHIPS[topology.partition(":")[0]])
+    chip = chip_of(topology)
+    took = seconds(cost, kernel_flops, chip)
     parameters = jax.tree.leaves(nnx.state(Model.abstract(config)))
     return Estimate(
         name,
@@ -162,7 +140,7 @@ def estimate(name: str, topology: str, chips: int) -> Estimate:
         cost,
         kernel_flops,
         CANDIDATES / took.total / chips,
-        needed.total / (took.total * chips * CHIPS[topology.partition(":")[0]].flops),
+        needed.total / (took.total * chips * chip.flops),
     )
 
 

@@ -53,9 +53,15 @@ def full() -> StudyConfig:
 def trial() -> StudyConfig:
     """Whether everything runs, and the order of magnitude: one rate, two seeds."""
     return replace(
-        full(), mined_lists=400, valid_lists=100, steps=20, rates=(2e-4,), seeds=2, members=1,
+        full(),
+        mined_lists=400,
+        valid_lists=100,
+        steps=20,
+        rates=(2e-4,),
+        seeds=2,
+        members=1,
         test_lists=200,
-    )  # fmt: skip
+    )
 
 
 def get_config(argument: str | None = None) -> StudyConfig:

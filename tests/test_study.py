@@ -55,7 +55,7 @@ def test_every_command_is_one_that_can_run(tmp_path: Path, name: str) -> None:
             assert loaded.schedule.steps == config.steps and loaded.batch.lists == 32
 
 
-def fake(workdir: Path, ran: list[str], fail: str = "") -> Any:
+def fake(ran: list[str], fail: str = "") -> Any:
     """Stands for the commands: writes what the study reads of them."""
 
     def run(argv: list[str]) -> subprocess.CompletedProcess[str]:
@@ -105,11 +105,11 @@ def write(folder: Path, scorers: dict[str, float], queries: int = 40) -> None:
 
 def test_a_study_runs_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
-    monkeypatch.setattr(study.subprocess, "run", fake(tmp_path, ran, fail="seed=2"))
+    monkeypatch.setattr(study.subprocess, "run", fake(ran, fail="seed=2"))
     with pytest.raises(StudyError, match="(?s)seed 2 ended with .* 1.*the same study again"):
         study.run(CONFIG, tmp_path)
     before = len(ran)
-    monkeypatch.setattr(study.subprocess, "run", fake(tmp_path, ran))
+    monkeypatch.setattr(study.subprocess, "run", fake(ran))
     study.run(CONFIG, tmp_path)
     again = ran[before:]
     assert sum("train.sft" in one for one in ran) == 2 + 2 + 1, "a sweep, two seeds, one failed"

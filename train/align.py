@@ -106,22 +106,24 @@ class AlignmentStage:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run or resume. Exit code 0 when finished, 1 on an error, 143 when stopped by SIGTERM."""
     arguments = parse("align", __doc__ or "", "configs/sci_align.py", argv, compiles=True)
+    workdir = Path(arguments.workdir)
     try:
-        accelerators = 0 if jax.default_backend() == "cpu" else jax.device_count()
-        require_size(arguments.config, accelerators)
         config: AlignConfig = load(arguments.config, arguments.set)
         if arguments.compile_only:
-            stage = AlignmentStage(config)
-            stage.policy = replace(config.policy, temperature=config.policy.temperature or 1.0)
-            print(render(config, plan(config, arguments.compile_only, stage.step, signals=True)))
+            policy = replace(config.policy, temperature=config.policy.temperature or 1.0)
+            step = AlignmentStage(replace(config, policy=policy)).step
+            print(render(config, plan(config, arguments.compile_only, step, signals=True)))
             return 0
+        accelerators = 0 if jax.default_backend() == "cpu" else jax.device_count()
+        require_size(arguments.config, accelerators)
         check(config)
-        outcome = train(config, Path(arguments.workdir), AlignmentStage(config))
+        try:
+            outcome = train(config, workdir, AlignmentStage(config))
+        finally:
+            write_page(workdir)  # also of a run that a rule has ended
     except (*EXPECTED, StoppedError) as error:
         print(f"train.align: {error}", file=sys.stderr)
         return 1
-    finally:
-        write_page(Path(arguments.workdir))
     if not outcome.finished:
         print(f"stopped at step {outcome.step}; run the same command again to go on")
         return 143

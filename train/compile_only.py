@@ -42,6 +42,7 @@ from train.tpu_cost import (
     Cost,
     Seconds,
     chip_of,
+    cost_by_depth,
     cost_of,
     devices,
     seconds,
@@ -125,22 +126,13 @@ def plan(config: TrainConfig, topology: str, make_step: MakeStep, *, signals: bo
     memory = Memory(trained, moments, kept, rest, told.temp_size_in_bytes)
 
     short = _short(config)
-    shallow = {
-        depths: cost_of(compiled(short, _shallow(model, *depths))[0], len(found))
-        for depths in ((1, 1, 0), (2, 1, 0), (1, 2, 0), (1, 1, 1))
-    }
-    base, passed = shallow[1, 1, 0], len(model.vision.deepstack_layers)
-    cost = (
-        base
-        + (shallow[2, 1, 0] - base) * (model.text.depth - 1)
-        + (shallow[1, 2, 0] - base) * (model.vision.depth - 1)
-        + (shallow[1, 1, 1] - base) * passed
-    ) * config.batch.accumulate
+    one = cost_by_depth(model, lambda shape: cost_of(compiled(short, shape)[0], len(found)))
+    cost = one * config.batch.accumulate
     updates = config.batch.accumulate * sharding.shard_count(mesh)
     products = forward(model, bucket, prefixes=True)
-    adapters = config.lora.rank > 0
-    passes = 2.0 if adapters else 3.0  # no gradient of a frozen kernel
-    tower = 1.0 if adapters else 3.0  # nothing before the decoder is trained
+    passes = 2.0 if config.lora.rank else 3.0  # no gradient of a frozen kernel
+    sees = any(name.startswith("vision.") for name in state.trainable)  # the tower is trained
+    tower = 3.0 if sees else 1.0
     needed = updates * (
         passes * products.decoder
         + 3.0 * products.decoder_attention
@@ -149,7 +141,7 @@ def plan(config: TrainConfig, topology: str, make_step: MakeStep, *, signals: bo
     again = 1.0 if config.model.remat == "full" else 0.0
     kernel = updates * (
         (1.0 + again + BACKWARD) * products.decoder_attention
-        + (1.0 + (again + BACKWARD) * (tower > 1.0)) * products.tower_attention
+        + (1.0 + (again + BACKWARD) * sees) * products.tower_attention
     )
     kernel_flops = kernel / len(found) if cost.kernels else 0.0
     return Plan(
@@ -285,15 +277,6 @@ def _batch(
     count = config.batch.accumulate * config.batch.chunks
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((count, shards, *x.shape[1:]), x.dtype, sharding=place), one
-    )
-
-
-def _shallow(model: ModelConfig, text: int, vision: int, passed: int) -> ModelConfig:
-    """Fewer layers, the first `passed` of the tower passed on."""
-    return replace(
-        model,
-        text=replace(model.text, depth=text),
-        vision=replace(model.vision, depth=vision, deepstack_layers=tuple(range(passed))),
     )
 
 

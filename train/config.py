@@ -164,6 +164,25 @@ def differences(
     ]
 
 
+def keep(path: Path, told: dict[str, Any], what: str) -> None:
+    """Write what the results in a folder depend on, or compare it with what is there.
+
+    Raises:
+        ConfigError: the folder holds `what`; every difference is named.
+    """
+    if not path.exists():
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+        return
+    changed = differences(json.loads(path.read_text("utf-8")), told, ignore=())
+    if changed:
+        raise ConfigError(
+            f"--workdir: {path.parent} holds {what}; choose another --workdir, or undo these "
+            "changes:\n  " + "\n  ".join(changed)
+        )
+
+
 def parse(
     command: str,
     description: str,

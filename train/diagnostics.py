@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from train.page import document
 from train.plots import curves
 
@@ -44,9 +46,10 @@ PROXY = "Reward and nDCG against distance"
 def write_page(workdir: Path) -> None:
     """Write `diagnostics.html` beside metrics.jsonl, if there is one with lines of training."""
     path = workdir / "metrics.jsonl"
-    if not path.exists():
+    if jax.process_index() or not path.exists():
         return
-    lines = [json.loads(text) for text in path.read_text("utf-8").splitlines()]
+    whole = [text for text in path.read_text("utf-8").splitlines(True) if text.endswith("\n")]
+    lines = [json.loads(text) for text in whole]  # a killed run may have left half a line
     if any(line["kind"] == "train" for line in lines):
         (workdir / PAGE).write_text(page(workdir.name, lines), encoding="utf-8")
 

@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from train.baselines import unit_vectors
-from train.config import ConfigError, differences, load, parse, to_dict
+from train.config import ConfigError, keep, load, parse, to_dict
 from train.dual import Embedder
 from train.evaluation import content, examples_of
 from train.first_stage import FirstStage
@@ -83,7 +83,7 @@ def run(config: MineConfig, workdir: Path) -> dict[str, int]:
         raise DatasetError(f"split: no lists in {config.split!r}; choose of {dataset.splits}")
     workdir.mkdir(parents=True, exist_ok=True)
     scoring = _scoring(config, dataset)
-    _describe(workdir, scoring)
+    keep(workdir / ABOUT, scoring, "scores of another kind")
     examples = examples_of(dataset, config.split, config.limit or None)
     shards = [
         (workdir / f"scores-{start // config.shard_queries:05d}.jsonl.gz", start)
@@ -299,19 +299,6 @@ def _scoring(config: MineConfig, dataset: Dataset) -> dict[str, Any]:
         "model": fingerprint(_model(config)),
         "dual_encoder": fingerprint(_dual_encoder(config)),
     }
-
-
-def _describe(workdir: Path, scoring: dict[str, Any]) -> None:
-    path = workdir / ABOUT
-    if not path.exists():
-        write_lines(path, [json.dumps(scoring, indent=1), "\n"])
-        return
-    changed = differences(json.loads(path.read_text("utf-8")), scoring, ignore=())
-    if changed:
-        raise ConfigError(
-            f"--workdir: {workdir} holds scores of another kind; choose another --workdir, or "
-            "undo these changes:\n  " + "\n  ".join(changed)
-        )
 
 
 def _model(config: MineConfig) -> Path:

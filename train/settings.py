@@ -10,10 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from unirank_jax.datasets.forms import Form
 
-LOSSES = (
-    *("bce", "rcr", "softmax", "ranknet", "vocab_ce", "preference", "centre"),
-    "adversary",  # what a state pays for telling modalities apart (train/adversary.py)
-)
+LOSSES = ("bce", "rcr", "softmax", "ranknet", "vocab_ce", "preference", "centre", "adversary")
 
 
 @dataclass(frozen=True)

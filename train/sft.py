@@ -56,13 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run or resume. Exit code 0 when finished, 1 on an error, 143 when stopped by SIGTERM."""
     arguments = parse("sft", __doc__ or "", "configs/sci.py", argv, compiles=True)
     try:
-        accelerators = 0 if jax.default_backend() == "cpu" else jax.device_count()
-        require_size(arguments.config, accelerators)
         config: TrainConfig = load(arguments.config, arguments.set)
         if arguments.compile_only:
             step = SupervisedStage(config).step
             print(render(config, plan(config, arguments.compile_only, step)))
             return 0
+        accelerators = 0 if jax.default_backend() == "cpu" else jax.device_count()
+        require_size(arguments.config, accelerators)
         outcome = train(config, Path(arguments.workdir))
     except EXPECTED as error:
         print(f"train.sft: {error}", file=sys.stderr)

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from train.report import KEPT
+
 DEAD = 0.6  # share of queries without a signal
 GROWTH = 2.0  # of the logits' mean magnitude, against stage 1
 COLLAPSE = 0.1  # of the entropy of who comes first, against the run's start
 SLACK = 0.01  # by which the gold reward may fall while the trained one rises by as much
-LINES = 3  # lines in a row that must agree
+LINES = KEPT  # lines in a row that must agree
 
 
 def verdict(lines: Sequence[Mapping[str, Any]]) -> str | None:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from train.config import ConfigError, differences, load, parse, to_dict
-from train.study_table import STAGE1, StudyError, write_table
+from train.config import ConfigError, keep, load, parse, to_dict
+from train.study_table import REWARD, STAGE1, StudyError, write_table
 
 ABOUT = "study.json"
 BEST = "hit@1"  # chooses learning rates: macro over the kinds of the validation split
@@ -89,7 +89,7 @@ def run(config: StudyConfig, workdir: Path) -> None:
     """
     check(config)
     workdir.mkdir(parents=True, exist_ok=True)
-    _describe(config, workdir)
+    keep(workdir / ABOUT, to_dict(config), "a study of another configuration")
     _all(preparation(config, workdir))
     _all([task for arm in config.arms for task in sweep(config, arm, workdir)])
     chosen = {arm: chosen_rate(config, arm, workdir) for arm in config.arms}
@@ -106,10 +106,11 @@ def run(config: StudyConfig, workdir: Path) -> None:
     rewarding = {
         f"reward model {n}": workdir / "reward" / f"member-{n}" for n in range(config.members)
     }
-    names = {STAGE1: config.stage1, **{n: str(p) for n, p in {**models, **rewarding}.items()}}
-    names |= config.others
+    found = {name: str(path) for name, path in {**models, **rewarding}.items()}
+    names = {STAGE1: config.stage1, **found, **config.others}
     # valid: what is tuned after training (fusion) is tuned there; test is opened last, once
-    _all(scoring(config, workdir, "valid", "lists20", {STAGE1: config.stage1, **_first(rewarding)}))
+    tuned = {STAGE1: config.stage1, REWARD: found[REWARD]}
+    _all(scoring(config, workdir, "valid", LISTS[0], tuned))
     for lists in LISTS:
         _all(scoring(config, workdir, "test", lists, names))
     write_table(workdir, tuple(config.arms), LISTS, {a: r for a, (r, _) in chosen.items()}, config)
@@ -177,7 +178,8 @@ def training(config: StudyConfig, arm: str, rate: float, seed: int, workdir: Pat
     settings += [f"optimizer.lr={rate:g}", f"evaluation.every_steps={config.steps}"]
     settings += [f"evaluation.lists={config.valid_lists}"]
     if chosen.command == "align":
-        settings.append(f"rewards={workdir / 'reward' / 'rewards.jsonl.gz'}")
+        # Every arm runs to its end: one that a rule cut short would compare fewer steps.
+        settings += [f"rewards={workdir / 'reward' / 'rewards.jsonl.gz'}", "stop=false"]
     argv = (f"train.{chosen.command}", "--config", config.train, "--workdir", str(folder), "--set")
     return Task(
         f"{arm}, rate {rate:g}, seed {seed}", (*argv, *settings, *chosen.changes), folder / "done"
@@ -239,14 +241,9 @@ def chosen_rate(config: StudyConfig, arm: str, workdir: Path) -> tuple[float, di
 
 
 def last_valid(path: Path) -> float:
-    """The metric of the last evaluation of a run; -1 for a run that a rule ended before."""
+    """The metric of the last evaluation of a finished run."""
     found = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    lines = [one for one in found if one["kind"] == "valid" and one["step"] > 0]
-    return lines[-1][BEST] if lines else -1.0
-
-
-def _first(models: dict[str, Path]) -> dict[str, str]:
-    return {name: str(path) for name, path in list(models.items())[:1]}
+    return [one for one in found if one["kind"] == "valid"][-1][BEST]
 
 
 # Running them -------------------------------------------------------------------------------------
@@ -266,20 +263,6 @@ def _all(tasks: Sequence[Task]) -> None:
         task.done.parent.mkdir(parents=True, exist_ok=True)
         task.done.touch()
         print(f"    {time.time() - began:.0f} s", flush=True)
-
-
-def _describe(config: StudyConfig, workdir: Path) -> None:
-    path = workdir / ABOUT
-    told = to_dict(config)
-    if path.exists():
-        changed = differences(json.loads(path.read_text("utf-8")), told, ignore=())
-        if changed:
-            raise ConfigError(
-                f"--workdir: {workdir} holds a study of another configuration; choose another "
-                "--workdir, or undo these changes:\n  " + "\n  ".join(changed)
-            )
-        return
-    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

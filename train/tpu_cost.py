@@ -7,13 +7,17 @@ their products. Nothing here was measured on a TPU.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
 import jax
+from jax.experimental import topologies
+
+from unirank_jax.config import ModelConfig
 
 KERNEL_EFFICIENCY = 0.5  # of the peak, assumed for attention kernels
 MATMUL_EFFICIENCY = 0.8  # of the peak, assumed for matrix products
@@ -32,15 +36,16 @@ class Chip:
     """Published peaks of one chip."""
 
     flops: float  # bfloat16, per second
-    memory: float  # bytes
+    memory: float  # bytes that a program can have
     bandwidth: float  # of the memory, bytes per second
-    link: float  # of all its links to other chips together, bytes per second in one direction
+    link: float  # of all its links to other chips together, bytes per second
 
 
-# https://cloud.google.com/tpu/docs: v5e, v6e and v5p, November 2026
+# Peaks: https://docs.cloud.google.com/tpu/docs/v6e (v5e beside it) and v5p; memory: what the
+# compiler allows. That all links are busy at once is the best case.
 CHIPS: Mapping[str, Chip] = {
-    "v5e": Chip(197e12, 16 * 2**30, 819e9, 200e9),
-    "v6e": Chip(918e12, 32 * 2**30, 1640e9, 448e9),
+    "v5e": Chip(197e12, 15.75 * 2**30, 800e9, 200e9),
+    "v6e": Chip(918e12, 31.25 * 2**30, 1600e9, 400e9),
     "v5p": Chip(459e12, 95 * 2**30, 2765e9, 600e9),
 }
 
@@ -87,6 +92,23 @@ class Seconds:
     @property
     def total(self) -> float:
         return max(self.products, self.memory) + self.kernels + self.links
+
+
+def cost_by_depth(config: ModelConfig, cost: Callable[[ModelConfig], Cost]) -> Cost:
+    """The cost of a network from those of four shallow ones: one more decoder layer, one more block
+    of the tower and one more layer that is passed on, each times how many there are."""
+
+    def shallow(text: int, vision: int, passed: int) -> Cost:
+        tower = replace(config.vision, depth=vision, deepstack_layers=tuple(range(passed)))
+        return cost(replace(config, text=replace(config.text, depth=text), vision=tower))
+
+    base = shallow(1, 1, 0)
+    return (
+        base
+        + (shallow(2, 1, 0) - base) * (config.text.depth - 1)
+        + (shallow(1, 2, 0) - base) * (config.vision.depth - 1)
+        + (shallow(1, 1, 1) - base) * len(config.vision.deepstack_layers)
+    )
 
 
 def cost_of(compiled: Any, chips: int) -> Cost:
@@ -187,14 +209,13 @@ def chip_of(topology: str) -> Chip:
 def devices(topology: str) -> Sequence[jax.Device]:
     """Devices of a topology, which exist for the compiler only.
 
+    This process computes on its CPU, even where the TPU compiler is installed without a TPU.
+
     Raises:
         EstimateError: no TPU compiler, or no such topology.
     """
-    import os
-
-    from jax.experimental import topologies
-
     chip_of(topology)
+    jax.config.update("jax_platforms", "cpu")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     try:
