@@ -105,7 +105,9 @@ def compiled(config: ModelConfig, mesh: Mesh) -> Any:
         model = nnx.merge(graph, state)
         features = encode_images(model, shard.images, compute)
         before = [Prefix(outer, None), Prefix(prefix, None)]
-        states = candidate_states(model, shard.rows, shard.take, features, before, compute)
+        states = candidate_states(
+            model, shard.rows, shard.take, shard.blocks, features, before, compute
+        )
         return label_logits(model, states, (0, 1))
 
     everywhere = NamedSharding(mesh, PartitionSpec())

@@ -117,7 +117,8 @@ def shown(image: Picture) -> Sequence_:
 
 
 def mixed_pairs(config: ModelConfig, seed: int = 0) -> list[tuple[Sequence_, Sequence_]]:
-    """(prefix, candidate) pairs: odd sizes, several images, image first, text only, image query."""
+    """(prefix, candidate) pairs: odd sizes, several images, image first, text only, image query;
+    the longest candidate first."""
     random = np.random.default_rng(seed)
 
     def image(rows: int, columns: int) -> Sequence_:
@@ -128,7 +129,7 @@ def mixed_pairs(config: ModelConfig, seed: int = 0) -> list[tuple[Sequence_, Seq
 
     labels = Sequence_(np.array(LABEL_IDS, np.int32))
     plain, pictured = text(9) + labels, text(4) + image(4, 10) + text(3)
-    return [
+    pairs = [
         (plain, text(12)),
         (plain, image(6, 2) + text(5)),
         (plain, text(3) + image(2, 14) + text(4) + image(10, 6) + text(6)),
@@ -138,6 +139,7 @@ def mixed_pairs(config: ModelConfig, seed: int = 0) -> list[tuple[Sequence_, Seq
         (pictured, image(2, 2) + text(8)),
         (pictured, text(2) + image(12, 4) + text(1)),
     ]
+    return sorted(pairs, key=lambda pair: len(pair[1].tokens), reverse=True)
 
 
 # ------------------------------------------------------------------------------------ torch side
@@ -250,6 +252,7 @@ def pack_pairs(
         images=bucket.images + 1 if bucket.images else 0,
         patches=bucket.patches + 8 if bucket.images else 0,
     )
+    assert not compact or len(padded.blocks.sizes) == 4
     return pack(config, prefixes, candidates, index, padded)
 
 

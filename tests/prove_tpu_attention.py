@@ -25,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unirank_jax import attention, sharding
 from unirank_jax.attention_request import PrefixKV
-from unirank_jax.batch import Batch, empty_images, empty_rows, stack_shards
+from unirank_jax.batch import Batch, Blocks, empty_images, empty_rows, stack_shards
 from unirank_jax.cells import Cells
 from unirank_jax.config import ModelConfig, TextConfig, VisionConfig
 from unirank_jax.layers import Compute
@@ -163,6 +163,7 @@ def scoring(compute: Compute, shards: int) -> tuple[Any, tuple[Any, ...]]:
         take=np.zeros((1, 0), np.int32),
         prefix_take=np.zeros((1, 0), np.int32),
         outer=empty_rows(1, 0),
+        blocks=Blocks(((3, 100),)),
     )
 
     def run(weights: Any, batch: Any) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
 
-from unirank_jax.batch import Bucket
+from unirank_jax.batch import Bucket, quarter_tokens
 from unirank_jax.buckets import COMPILE_PRICE, Buckets, fits, round_up, rung, union
 
 
@@ -29,6 +29,28 @@ def test_rungs_of_patches_keep_the_merge_blocks_whole() -> None:
     for size in sizes.tolist():
         need = Bucket(1, 1, 1, 1, 1, size, cells=1, patch_cells=size)
         assert round_up(need).patches % 4 == 0 and round_up(need).patch_cells % 4 == 0
+
+
+def test_quarters_of_rows_hold_in_every_larger_bucket() -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(300):
+        lengths = sorted(rng.integers(1, 200, rng.integers(1, 30)).tolist(), reverse=True)
+        need = Bucket(1, 8, len(lengths), **quarter_tokens(lengths), images=0, patches=0, cells=1)
+        other = sorted(rng.integers(1, 200, rng.integers(1, 60)).tolist(), reverse=True)
+        both = union([need, replace(need, rows=len(other), **quarter_tokens(other))])
+        for bucket in (need, both, round_up(both)):
+            widths = [width for rows, width in bucket.blocks.sizes for _ in range(rows)]
+            assert len(widths) <= bucket.rows
+            assert all(n <= width for n, width in zip(lengths, widths, strict=False))
+            assert len(widths) >= len(lengths) and widths == sorted(widths, reverse=True)
+
+
+def test_without_quarters_all_rows_are_as_wide_as_the_longest() -> None:
+    whole = Bucket(1, 8, 6, 40, 0, 0, cells=100)
+    assert whole.blocks.sizes == ((6, 40),)
+    assert replace(whole, second=10, third=4, fourth=0).blocks.sizes == ((2, 40), (1, 10), (2, 4))
+    padded = replace(whole, second=10, cells=0)
+    assert padded.blocks.sizes == ((6, 40),), "where padding is computed there is one block"
 
 
 def random_need(rng: np.random.Generator) -> Bucket:

@@ -192,14 +192,18 @@ def test_few_buckets_hold_every_batch() -> None:
     assert used <= set(plan.buckets) and len(used) > 1
 
 
-def test_grouping_by_length_narrows_the_rows() -> None:
+def test_grouping_by_length_and_quarters_of_rows_narrow_attention() -> None:
     index = random_index(400)
 
-    def width(window: int) -> int:
+    def cells(window: int, quarters: bool) -> int:
         plan = TrainPlan(index, replace(SETTINGS, length_window=window, buckets=4))
-        return sum(plan[number].bucket.tokens for number in range(100))
+        buckets = [plan[number].bucket for number in range(100)]
+        if not quarters:
+            return sum(bucket.rows * bucket.tokens for bucket in buckets)
+        return sum(rows * width for bucket in buckets for rows, width in bucket.blocks.sizes)
 
-    assert width(16) < 0.8 * width(1)
+    assert cells(16, False) < 0.9 * cells(1, False)
+    assert cells(16, True) < 0.6 * cells(16, False)
 
 
 def test_buckets_are_joined_where_it_costs_least() -> None:

@@ -15,7 +15,7 @@ import tiny_reranker
 from flax import nnx
 from tiny_reranker import QUERY, picture
 
-from unirank_jax.batch import Batch
+from unirank_jax.batch import WHOLE, Batch
 from unirank_jax.content import ContentError, parse
 from unirank_jax.engine import MAX_PROGRAMS
 from unirank_jax.layers import Compute
@@ -264,7 +264,14 @@ def test_gradients_equal_those_of_whole_strings(model: Reranker, corpus: list[An
     prefixes, rows = [found[c] for _, c in pairs], [asked[q] for q, _ in pairs]
     need = compact_needs(prefixes, rows, lambda digest: 0)
     bucket = replace(
-        need, cells=need.cells + 7, prefix_cells=need.prefix_cells + 9, rows=8, outer=64
+        need,
+        cells=need.cells + 7,
+        prefix_cells=need.prefix_cells + 9,
+        rows=8,
+        outer=64,
+        second=WHOLE,
+        third=WHOLE,
+        fourth=WHOLE,
     )
     shared = pack(config, prefixes, rows, range(6), bucket, prompt.static())
     each = replace(bucket, prefixes=8)

@@ -70,28 +70,30 @@ class Encoder:
 
     def _chunk(self, lists: list[Chosen], bucket: Bucket, size: int) -> Micro:
         prefixes: list[Encoded] = []
-        rows: list[Encoded] = []
-        prefix_index: list[int] = []
+        rows: list[tuple[Encoded, int, int]] = []  # with its list, or document, and its place
         targets = empty_targets(bucket.rows // size, size)
         for g, chosen in enumerate(lists):
             query, candidates = self._encode(chosen)
             count = len(candidates)
-            targets.label_row[0, g, :count] = np.arange(len(rows), len(rows) + count)
             if self.prompt.document_first:
-                prefix_index += range(len(prefixes), len(prefixes) + count)
+                rows += [(query, len(prefixes) + at, g * size + at) for at in range(count)]
                 prefixes += candidates
-                rows += [query] * count
             else:
-                prefix_index += [len(prefixes)] * count
+                rows += [(one, g, g * size + at) for at, one in enumerate(candidates)]
                 prefixes.append(query)
-                rows += candidates
             grades = self.index.grades[chosen.slots]
             targets.grade[0, g, :count] = grades
             targets.mask[0, g, :count] = grades >= 0
             targets.rel_min[0, g] = self.index.rel_min[chosen.number]
             targets.list_id[0, g] = chosen.number
-        outer = self.prompt.static() if self.prompt.document_first else None
-        return Micro(pack(self.config, prefixes, rows, prefix_index, bucket, outer), targets)
+        outer = None
+        if self.prompt.document_first:
+            outer = self.prompt.static()
+        else:  # as attention wants them
+            rows.sort(key=lambda row: len(row[0]), reverse=True)
+        targets.label_row.reshape(-1)[[place for *_, place in rows]] = np.arange(len(rows))
+        sequences, owners = [row for row, *_ in rows], [owner for _, owner, _ in rows]
+        return Micro(pack(self.config, prefixes, sequences, owners, bucket, outer), targets)
 
     def _encode(self, chosen: Chosen) -> tuple[Encoded, list[Encoded]]:
         """The query's side, with the static part where it comes first, and the candidates."""

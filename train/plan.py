@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from train.sizes import Index, PlanError
-from unirank_jax.batch import Bucket
+from unirank_jax.batch import Bucket, quarter_tokens
 from unirank_jax.buckets import rung
 
 _PROBE = 48  # batches whose sizes decide the buckets
 SPARE = 1.15  # room above the largest probe
-ATTENTION = 8  # a padded cell costs attention about one in so many of a token's whole cost
+SCORES = 1000  # scores of attention cost about as much as all the rest of one token
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,8 @@ def chunked(lists: Sequence[Chosen], settings: PlanSettings) -> list[list[Chosen
 def need(index: Index, lists: list[list[list[Chosen]]], settings: PlanSettings) -> Bucket:
     """Sizes that hold every shard of a batch: exact, but for equal pictures under other ids."""
     shards = [part for micro in lists for shard in micro for part in chunked(shard, settings)]
-    asked = found = images = patches = asked_cells = cells = patch_cells = 0
+    asked = images = patches = asked_cells = cells = patch_cells = 0
+    found = quarter_tokens([0] * settings.rows)
     for shard in shards:
         numbers = [chosen.number for chosen in shard]
         if not numbers:
@@ -207,14 +208,18 @@ def need(index: Index, lists: list[list[list[Chosen]]], settings: PlanSettings) 
         patches = max(patches, int(sizes[:, 2].max()))
         patch_cells = max(patch_cells, int((sizes[:, 1] * sizes[:, 2]).sum()))
         used = repeated = 0
+        rows: list[int] = []
         for chosen in shard:
             own = int(index.query_sizes[chosen.number, 0])
             lengths = index.item_sizes[index.items[chosen.slots], 0]
             if not settings.outer:  # a candidate is cut to the room that its query leaves
                 lengths = np.minimum(lengths, settings.max_tokens - own)
-            found = max(found, int(lengths.max(initial=0)))
+            rows += lengths.tolist()
             used += int(lengths.sum())
             repeated += own * len(lengths)
+        rows += [0] * (settings.rows - len(rows))
+        quarters = quarter_tokens(sorted(rows, reverse=True))
+        found = {name: max(size, quarters[name]) for name, size in found.items()}
         cells, asked_cells = max(cells, used), max(asked_cells, repeated)
     return _bucket(settings, asked, found, images, patches, asked_cells, cells, patch_cells)
 
@@ -222,29 +227,27 @@ def need(index: Index, lists: list[list[list[Chosen]]], settings: PlanSettings) 
 def _bucket(
     settings: PlanSettings,
     asked: int,
-    found: int,
+    found: dict[str, int],
     images: int,
     patches: int,
     asked_cells: int,
     found_cells: int,
     patch_cells: int,
 ) -> Bucket:
-    """The bucket for queries of `asked` and candidates of `found` tokens, together `asked_cells`
-    (a query for each of its candidates) and `found_cells`."""
-    rows = settings.rows
-    if not settings.outer:
-        return Bucket(settings.lists, asked, rows, found, images, patches, found_cells, patch_cells)
+    """The bucket for queries of `asked` tokens and candidates of `found` (`quarter_tokens`),
+    together `asked_cells` (a query for each of its candidates) and `found_cells`."""
+    first = settings.outer > 0  # the document
     return Bucket(
-        prefixes=rows,
-        prefix_tokens=found,
-        rows=rows,
-        tokens=asked,
+        prefixes=settings.rows if first else settings.lists,
+        prefix_tokens=found["tokens"] if first else asked,
+        rows=settings.rows,
         images=images,
         patches=patches,
-        cells=asked_cells,
+        cells=asked_cells if first else found_cells,
         patch_cells=patch_cells,
         outer=settings.outer,
-        prefix_cells=found_cells,
+        prefix_cells=found_cells if first else 0,
+        **({"tokens": asked} if first else found),
     )
 
 
@@ -257,8 +260,9 @@ def largest(index: Index, settings: PlanSettings) -> Bucket:
     if not settings.outer:
         tokens = min(tokens, settings.max_tokens - int(index.query_sizes[:, 0].min()))
     patches = max(int(queries[2]), int(items[2]))
+    found = quarter_tokens([tokens] * rows)
     return _bucket(
-        settings, asked, tokens, images, patches, rows * asked, rows * tokens, images * patches
+        settings, asked, found, images, patches, rows * asked, rows * tokens, images * patches
     )
 
 
@@ -281,6 +285,9 @@ def choose_buckets(needs: Sequence[Bucket], top: Bucket | None, limit: int) -> t
             cells=min(round(spare.cells * SPARE), top.cells),
             prefix_cells=min(round(spare.prefix_cells * SPARE), top.prefix_cells),
             patch_cells=min(round(spare.patch_cells * SPARE), top.patch_cells),
+            second=min(round(spare.second * SPARE), top.second),
+            third=min(round(spare.third * SPARE), top.third),
+            fourth=min(round(spare.fourth * SPARE), top.fourth),
         )
         uses.setdefault(_round(spare), 1)
     while len(uses) > limit:
@@ -311,7 +318,7 @@ def _length(index: Index, chosen: Chosen) -> int:
 
 
 def _rung(size: int) -> int:
-    """The next of 16, 24, 32, 48, 64, 96, 128, ...; 0 stays 0."""
+    """The next of 16, 24, 32, 48, 64, 96, 128, ...; 0 and WHOLE stay what they are."""
     rung = 16
     while rung < size:
         rung = rung * 3 // 2 if rung & (rung - 1) == 0 else rung * 4 // 3
@@ -324,6 +331,9 @@ def _round(bucket: Bucket) -> Bucket:
         bucket,
         prefix_tokens=_rung(bucket.prefix_tokens),
         tokens=_rung(bucket.tokens),
+        second=_rung(bucket.second),
+        third=_rung(bucket.third),
+        fourth=_rung(bucket.fourth),
         images=_rung(bucket.images),
         patches=-(-bucket.patches // 16) * 16,
         cells=rung(bucket.cells, 64, 8),
@@ -340,14 +350,12 @@ def _union(a: Bucket, b: Bucket) -> Bucket:
 
 
 def _cost(bucket: Bucket) -> int:
-    """Tokens and patches that a program of this bucket computes; attention pays for its padding."""
-    padded = bucket.rows * bucket.tokens + bucket.images * bucket.patches
-    return (
-        (bucket.prefix_cells or bucket.prefixes * bucket.prefix_tokens)
-        + bucket.cells
-        + bucket.patch_cells
-        + padded // ATTENTION
-    )
+    """Tokens and patches that a program of this bucket computes, and its attention as tokens."""
+    before = bucket.outer + bucket.prefix_tokens
+    scores = sum(rows * width * (before + width) for rows, width in bucket.blocks.sizes)
+    asked = bucket.prefixes * bucket.prefix_tokens
+    scores += asked * before + bucket.images * bucket.patches**2
+    return (bucket.prefix_cells or asked) + bucket.cells + bucket.patch_cells + scores // SCORES
 
 
 def _joining_cost(a: Bucket, b: Bucket, uses: dict[Bucket, int]) -> tuple[int, int]:

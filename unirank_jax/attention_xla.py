@@ -1,8 +1,15 @@
-"""Attention in plain XLA, on every platform: scores in memory, the reference of the others."""
+"""Attention in plain XLA, on every platform: scores in memory, the reference of the others.
+
+Keys of the row itself and of its prefixes are never joined: each part has its own scores, and one
+maximum and one sum are taken over all of them. The backward pass is written out, since that of a
+softmax goes over the scores, which are most of the memory, twice as often.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +18,9 @@ from unirank_jax.attention_request import PrefixKV
 
 Array = jax.Array
 MASKED = -1e30  # finite, so that a row of padding gives a mean instead of NaN
+# Subscripts: rows b, heads of the keys k, queries of each g, tokens t, keys s, features h. The only
+# prefix of several rows has no b, and is read in place.
+OWN, SHARED = "bskh", "skh"
 
 
 def attend(
@@ -25,44 +35,79 @@ def attend(
     """As `attention.attend`; it honours every request."""
     rows, length, heads, size = q.shape
     groups, span = k.shape[2], k.shape[1]
-    q = q.reshape(rows, length, groups, heads // groups, size)
     mask = jnp.ones((1, 1, 1, length, span), bool)
     if causal:
         mask = jnp.tril(mask)
     if key_lengths is not None:
         mask = mask & (jnp.arange(span) < key_lengths[:, None])[:, None, None, None]
-    parts = [_masked(q, k, mask)]
-    values = [v]
+    keys, values, masks = [k], [v], [mask]
     for prefix in prefixes:
-        parts.append(_prefix_scores(q, prefix))
-        values.append(prefix.v if prefix.prefix_of is None else prefix.v[prefix.prefix_of])
-    weights = jax.nn.softmax(jnp.concatenate(parts, axis=-1), axis=-1).astype(v.dtype)
-    out = jnp.zeros((), v.dtype)
-    start = 0
-    for part, value in zip(parts, values, strict=True):
-        some = weights[..., start : start + part.shape[-1]]
-        out = out + _mix(some, value)
-        start += part.shape[-1]
-    return out.reshape(rows, length, heads, size)
+        seen = jnp.arange(prefix.k.shape[1]) < prefix.lengths[:, None]  # (Q, Tq)
+        own = [prefix.k, prefix.v, seen[:, None, None, None]]
+        if prefix.prefix_of is not None:
+            own = [x[prefix.prefix_of] for x in own]
+        elif prefix.k.shape[0] == 1 < rows:
+            own[:2] = prefix.k[0], prefix.v[0]
+        for some, part in zip((keys, values, masks), own, strict=True):
+            some.append(part)
+    q = q.reshape(rows, length, groups, heads // groups, size)
+    out = _mixed(q.transpose(0, 2, 3, 1, 4), keys, values, masks)  # (B, K, G, T, H)
+    return out.transpose(0, 3, 1, 2, 4).reshape(rows, length, heads, size)
 
 
-def _prefix_scores(q: Array, prefix: PrefixKV) -> Array:
-    """(B, K, G, T, Tq) float32; the only prefix of all rows is read in place, without copies."""
-    seen = jnp.arange(prefix.k.shape[1]) < prefix.lengths[:, None]  # (Q, Tq)
-    if prefix.prefix_of is None and prefix.k.shape[0] == 1:
-        scores = jnp.einsum("btkgh,skh->bkgts", q, prefix.k[0], preferred_element_type=jnp.float32)
-        return jnp.where(seen[0], scores * q.shape[-1] ** -0.5, MASKED)
-    own, seen = (x if prefix.prefix_of is None else x[prefix.prefix_of] for x in (prefix.k, seen))
-    return _masked(q, own, seen[:, None, None, None])
+@jax.custom_vjp
+def _mixed(q: Array, keys: list[Array], values: list[Array], masks: list[Array]) -> Array:
+    """softmax(q k / sqrt(H)) v over all parts: q (B, K, G, T, H), a part (B or none, S, K, H)."""
+    return _forward(q, keys, values, masks)[0]
 
 
-def _masked(q: Array, k: Array, mask: Array) -> Array:
-    scores = jnp.einsum("btkgh,bskh->bkgts", q, k, preferred_element_type=jnp.float32)
-    return jnp.where(mask, scores * q.shape[-1] ** -0.5, MASKED)
+def _forward(
+    q: Array, keys: list[Array], values: list[Array], masks: list[Array]
+) -> tuple[Array, Any]:
+    scores = [
+        jnp.where(mask, _product("bkgth,{}->bkgts", q, k) * _scale(q), MASKED)
+        for k, mask in zip(keys, masks, strict=True)
+    ]
+    top = reduce(jnp.maximum, [part.max(-1, keepdims=True) for part in scores])
+    powers = [jnp.exp(part - top).astype(q.dtype) for part in scores]
+    total = reduce(jnp.add, [part.sum(-1, keepdims=True, dtype=jnp.float32) for part in powers])
+    mixed = [_product("bkgts,{}->bkgth", e, v) for e, v in zip(powers, values, strict=True)]
+    out = (reduce(jnp.add, mixed) / total).astype(q.dtype)
+    return out, (q, keys, values, powers, total, out)
 
 
-def _mix(weights: Array, values: Array) -> Array:
-    """weights (B, K, G, T, S), values (B or 1, S, K, H) -> (B, T, K, G, H)."""
-    if values.shape[0] == 1 and weights.shape[0] > 1:
-        return jnp.einsum("bkgts,skh->btkgh", weights, values[0])
-    return jnp.einsum("bkgts,bskh->btkgh", weights, values)
+def _backward(kept: Any, slope: Array) -> tuple[Array, list[Array], list[Array], None]:
+    """With p = powers / total: dv = p' g, ds = p (g v' - g . out) / sqrt(H), dq = ds k, dk = ds' q
+    (FlashAttention, arXiv 2205.14135, appendix B.2). 1 / total goes to g, which is small."""
+    q, keys, values, powers, total, out = kept
+    slope = slope.astype(jnp.float32) / total
+    mean = (slope * out).sum(-1, keepdims=True)
+    slope = slope.astype(q.dtype)
+    turns = [  # ds of each part
+        (e * (_product("bkgth,{}->bkgts", slope, v) - mean) * _scale(q)).astype(q.dtype)
+        for e, v in zip(powers, values, strict=True)
+    ]
+    pulls = [_product("bkgts,{}->bkgth", ds, k) for ds, k in zip(turns, keys, strict=True)]
+    to_keys = [_onto(ds, q, k) for ds, k in zip(turns, keys, strict=True)]
+    to_values = [_onto(e, slope, v) for e, v in zip(powers, values, strict=True)]
+    return reduce(jnp.add, pulls).astype(q.dtype), to_keys, to_values, None
+
+
+_mixed.defvjp(_forward, _backward)
+
+
+def _scale(q: Array) -> float:
+    return q.shape[-1] ** -0.5
+
+
+def _product(form: str, x: Array, part: Array) -> Array:
+    """x with the keys or values of a part, in float32."""
+    form = form.format(OWN if part.ndim == 4 else SHARED)
+    return jnp.einsum(form, x, part, preferred_element_type=jnp.float32)
+
+
+def _onto(weights: Array, x: Array, like: Array) -> Array:
+    """The slope of a part's keys or values: `weights` (B, K, G, T, S) on `x` (B, K, G, T, H)."""
+    form = f"bkgts,bkgth->{OWN if like.ndim == 4 else SHARED}"
+    whole = jnp.einsum(form, weights, x, preferred_element_type=jnp.float32)
+    return whole.astype(like.dtype)

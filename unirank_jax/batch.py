@@ -8,12 +8,14 @@ Each shard holds its own images, so an index never leaves the shard. No JAX here
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 Array = Any  # numpy on the host, jax on the device
+WHOLE = 1 << 30  # of a quarter's tokens: as many as `Bucket.tokens`
 
 
 class Rows(NamedTuple):
@@ -36,6 +38,16 @@ class Images(NamedTuple):
     take: Array  # (S, N) int32: places i * P + p of all patches (see cells.py); N = 0: padded
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """Consecutive rows that attention pads to a width of their own; static, not an array.
+
+    Short candidates are many and long ones few, and attention pays for the square of the width.
+    """
+
+    sizes: tuple[tuple[int, int], ...]  # rows and tokens of each; rows after the last are empty
+
+
 class Batch(NamedTuple):
     """Rows whose last token is scored, and the prefixes that they continue (length 0 = none).
 
@@ -50,6 +62,7 @@ class Batch(NamedTuple):
     take: Array  # (S, N) int32: places b * T + t of the tokens of `rows`; N = 0: padded
     prefix_take: Array  # (S, N') int32: the same for `prefix`
     outer: Rows  # (S, 1, To): what comes before all prefixes; To = 0: nothing
+    blocks: Blocks  # of `rows`
 
 
 class Targets(NamedTuple):
@@ -77,6 +90,42 @@ class Bucket:
     given: int = 0  # visual tokens whose features are known
     outer: int = 0  # tokens of a prefix before the prefixes
     prefix_cells: int = 0  # tokens of all prefixes together; 0 = with padding
+    second: int = WHOLE  # tokens of the longest row of the second quarter of the rows, which
+    third: int = WHOLE  # ... go from long to short unless these are WHOLE
+    fourth: int = WHOLE
+
+    @property
+    def blocks(self) -> Blocks:
+        """The rows in quarters, those of equal width together; as one where padding is computed."""
+        widths = (self.tokens, self.second, self.third, self.fourth)
+        found: list[tuple[int, int]] = []
+        for rows, width in zip(_quarters(self.rows), widths, strict=True):
+            width = min(width, self.tokens) if self.cells else self.tokens
+            if found and found[-1][1] == width:
+                found[-1] = (found[-1][0] + rows, width)
+            elif rows and width:
+                found.append((rows, width))
+        return Blocks(tuple(found))
+
+
+def quarter_tokens(lengths: Sequence[int]) -> dict[str, int]:
+    """`tokens`, `second`, `third` and `fourth` of a `Bucket` for rows from long to short.
+
+    They hold in a bucket of more rows, too: there a row is in the same quarter or an earlier one,
+    and no quarter is narrower than a later one, be it empty.
+    """
+    starts = np.cumsum([0, *_quarters(len(lengths))]).tolist()
+    names = ("tokens", "second", "third", "fourth")
+    return {
+        name: int(lengths[start]) if start < len(lengths) else 0
+        for name, start in zip(names, starts[:-1], strict=True)
+    }
+
+
+def _quarters(rows: int) -> list[int]:
+    """How many rows each quarter has."""
+    ends = [-(-rows * n // 4) for n in range(5)]
+    return [end - start for start, end in zip(ends[:-1], ends[1:], strict=True)]
 
 
 def empty_rows(rows: int, tokens: int) -> Rows:
@@ -104,6 +153,8 @@ def empty_images(images: int, patches: int, patch_dim: int, cells: int = 0) -> I
 def stack_shards(shards: list[Any]) -> Any:
     """Join equal trees of NamedTuples along their leading shard axis S."""
     first = shards[0]
+    if isinstance(first, Blocks):
+        return first
     if isinstance(first, tuple) and hasattr(first, "_fields"):
         parts = (stack_shards([getattr(shard, name) for shard in shards]) for name in first._fields)
         return type(first)(*parts)

@@ -98,6 +98,9 @@ def round_up(need: Bucket) -> Bucket:
         given=8 ** math.ceil(math.log(need.given, 8)) if need.given else 0,
         outer=rung(need.outer, 64, 1),
         prefix_cells=rung(need.prefix_cells, 64, 8),
+        second=rung(need.second, 32, 2),
+        third=rung(need.third, 32, 2),
+        fourth=rung(need.fourth, 32, 2),
     )
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from unirank_jax.batch import Bucket, Images, Rows
+from unirank_jax.batch import Blocks, Bucket, Images, Rows
 from unirank_jax.buckets import COMPILE_PRICE, Buckets, rung
 from unirank_jax.feature_cache import FeatureCache, Promise, table
 from unirank_jax.layers import Compute
@@ -114,9 +114,8 @@ class Engine:
         try:
             for portion in works:
                 for group in groups(portion, self.token_budget):
-                    places = [place for work in group for place in work.places]
                     self._promises = []
-                    under_way.append((places, self._score(group), self._promises))
+                    under_way.append((*self._score(group), self._promises))
                     if len(under_way) > AHEAD:
                         fetch()
         finally:  # also when a candidate is refused: nothing stays half kept
@@ -152,6 +151,7 @@ class Engine:
         prefix_of: Any,
         rows: Rows,
         take: Any,
+        blocks: Blocks,
         images: Images,
         given: Features,
     ) -> tuple[jax.Array, Features | None]:
@@ -162,7 +162,7 @@ class Engine:
         features = _joined(computed, given)
         direct = self._each or prefixes.lengths.shape[0] == 1
         before = [Prefix(outer, None), Prefix(prefixes, None if direct else prefix_of)]
-        states = candidate_states(model, rows, take, features, before, self.compute)
+        states = candidate_states(model, rows, take, blocks, features, before, self.compute)
         return label_logits(model, states, self.label_ids), computed
 
     # ------------------------------------------------------------ one batch
@@ -186,15 +186,20 @@ class Engine:
             yield from zip(some, values, shared.starts[: len(some)], strict=True)
             self.features.settle(self._promises)
 
-    def _score(self, group: list[Work]) -> jax.Array:
-        """Logits of a group's rows, in order and padded, on the device."""
+    def _score(self, group: list[Work]) -> tuple[list[int], jax.Array]:
+        """The places of a group's rows, and in this order their logits, padded, on the device."""
         static = self._static(group[0].static)
-        sequences = [row for work in group for row in work.rows]
-        owners = [work.prefix for work in group for _ in work.rows]
+        distinct = list({id(work.prefix): work.prefix for work in group}.values())
+        rows = [
+            (row, work.prefix, place)
+            for work in group
+            for row, place in zip(work.rows, work.places, strict=True)
+        ]
+        rows.sort(key=lambda row: len(row[0]), reverse=True)  # as attention wants them
+        sequences, owners = [row for row, _, _ in rows], [owner for _, owner, _ in rows]
         if self._each:
             distinct, prefix_of = owners, list(range(len(owners)))
         else:
-            distinct = list({id(one): one for one in owners}.values())
             number = {id(one): at for at, one in enumerate(distinct)}
             prefix_of = [number[id(one)] for one in owners]
         prefixes = self._shared(static, distinct)
@@ -211,7 +216,7 @@ class Engine:
         bucket = self._buckets["rows", need.images > 0].choose(need)
         slots, given = self._slots(sequences, bucket)
         starts = [prefixes.starts[at] for at in prefix_of]
-        rows, take = pack_rows(self.config, sequences, starts, bucket, slots)
+        packed, take = pack_rows(self.config, sequences, starts, bucket, slots)
         index = np.zeros(bucket.rows, np.int32)
         index[: len(prefix_of)] = prefix_of
         logits, computed = self._score_program(
@@ -219,13 +224,14 @@ class Engine:
             static.padded(1, bucket.outer),
             prefixes.padded(bucket.prefixes, bucket.prefix_tokens),
             index,
-            _shard(rows),
+            _shard(packed),
             take[0],
+            bucket.blocks,
             _shard(slots.arrays),
             given,
         )
         self._remember(slots, computed)
-        return logits
+        return [place for _, _, place in rows], logits
 
     def _static(self, static: Encoded) -> Shared:
         """The static part of the prompt, computed once."""
@@ -302,7 +308,7 @@ class Engine:
         layer = 4 * text.width * text.heads * text.head_dim + 3 * text.width * text.mlp_width
         if bucket.rows:
             tokens, before = bucket.cells, bucket.outer + bucket.prefix_tokens
-            span = bucket.rows * bucket.tokens * (before + bucket.tokens)
+            span = sum(n * width * (before + width) for n, width in bucket.blocks.sizes)
         else:
             padded = bucket.prefixes * bucket.prefix_tokens
             tokens = bucket.prefix_cells or padded

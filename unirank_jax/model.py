@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from unirank_jax.batch import Batch, Images, Rows
+from unirank_jax.batch import Batch, Blocks, Images, Rows
 from unirank_jax.config import ModelConfig
 from unirank_jax.layers import Compute
 from unirank_jax.sharding import BATCH_AXES, shard_count
@@ -59,7 +59,9 @@ def label_states(model: Model, shard: Batch, compute: Compute) -> Array:
         cache = prefix_cache(model, shard.prefix, features, compute, prefixes, shard.prefix_take)
         each = bool(prefixes) and shard.prefix_index.shape[0] == shard.prefix.lengths.shape[0]
         prefixes.append(Prefix(cache, None if each else shard.prefix_index))
-    return candidate_states(model, shard.rows, shard.take, features, prefixes, compute)
+    return candidate_states(
+        model, shard.rows, shard.take, shard.blocks, features, prefixes, compute
+    )
 
 
 def prefix_cache(
@@ -80,12 +82,13 @@ def candidate_states(
     model: Model,
     rows: Rows,
     take: Array,
+    blocks: Blocks,
     features: Features | None,
     prefixes: Sequence[Prefix],
     compute: Compute,
 ) -> Array:
     """Final-norm hidden state at the last token of every row: (B, D)."""
-    hidden, _ = model.text(rows, features, compute, prefixes, take, read="last")
+    hidden, _ = model.text(rows, features, compute, prefixes, take, blocks, read="last")
     assert hidden is not None
     return model.text.norm(hidden)
 

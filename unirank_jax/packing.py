@@ -13,7 +13,16 @@ from typing import Protocol
 
 import numpy as np
 
-from unirank_jax.batch import Batch, Bucket, Images, Rows, empty_images, empty_rows
+from unirank_jax.batch import (
+    WHOLE,
+    Batch,
+    Bucket,
+    Images,
+    Rows,
+    empty_images,
+    empty_rows,
+    quarter_tokens,
+)
 from unirank_jax.config import ModelConfig
 
 
@@ -210,7 +219,7 @@ def pack(
     packed_rows, take = pack_rows(config, rows, first, bucket, slots)
     index = np.zeros((1, bucket.rows), np.int32)
     index[0, : len(rows)] = prefix_index
-    return Batch(packed, packed_rows, index, slots.arrays, take, prefix_take, before)
+    return Batch(packed, packed_rows, index, slots.arrays, take, prefix_take, before, bucket.blocks)
 
 
 def pack_prefixes(
@@ -246,6 +255,18 @@ def pack_rows(
     Raises:
         ValueError: something does not fit the bucket.
     """
+    start = 0
+    for count, width in bucket.blocks.sizes:
+        some = range(start, min(start + count, len(rows)))
+        wide = next((at for at in some if len(rows[at].tokens) > width), None)
+        if wide is not None:
+            raise ValueError(
+                f"row {wide} of {len(rows[wide].tokens)} tokens does not fit the blocks of "
+                f"{bucket}; give the longest rows first"
+            )
+        start += count
+    if any(len(row.tokens) for row in rows[start:]):
+        raise ValueError(f"{len(rows)} rows do not fit the blocks of {bucket}")
     sizes = (bucket.rows, bucket.tokens, bucket.cells)
     packed, take, _ = _laid_out(config, rows, starts, sizes, slots)
     return packed, take
@@ -281,7 +302,9 @@ def _laid_out(
 def needs(prefixes: Sequence[EncodedLike], candidates: Sequence[EncodedLike]) -> Bucket:
     """The smallest padded bucket that holds these sequences (equal pictures counted once)."""
     need = compact_needs(prefixes, candidates, lambda digest: 0)
-    return replace(need, cells=0, patch_cells=0, prefix_cells=0)
+    return replace(
+        need, cells=0, patch_cells=0, prefix_cells=0, second=WHOLE, third=WHOLE, fourth=WHOLE
+    )
 
 
 def compact_needs(
@@ -289,18 +312,18 @@ def compact_needs(
     candidates: Sequence[EncodedLike],
     known: Callable[[bytes], int],
 ) -> Bucket:
-    """The smallest bucket without padding.
+    """The smallest bucket without padding, for candidates from long to short.
 
     `known(digest)`: the visual tokens of an image whose features are at hand, 0 for others.
     """
     images = {image.digest: image for item in (*prefixes, *candidates) for image in item.images}
     new = [image for digest, image in images.items() if not known(digest)]
-    lengths = [len(item.tokens) for item in candidates]
+    lengths = sorted((len(item.tokens) for item in candidates), reverse=True)
     return Bucket(
+        **quarter_tokens(lengths),
         prefixes=len(prefixes),
         prefix_tokens=max((len(item.tokens) for item in prefixes), default=0),
         rows=len(candidates),
-        tokens=max(lengths, default=0),
         images=len(new),
         patches=max((len(image.pixels) for image in new), default=0),
         cells=sum(lengths),

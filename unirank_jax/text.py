@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from unirank_jax.attention import PrefixKV, attend
-from unirank_jax.batch import Rows
+from unirank_jax.batch import Blocks, Rows
 from unirank_jax.cells import Cells
 from unirank_jax.config import ModelConfig, TextConfig
 from unirank_jax.layers import Compute, Dense, RMSNorm, inverse_frequencies, rotate, stack
@@ -89,30 +89,47 @@ class TextLayer(nnx.Module):
         read: Read,
         compute: Compute,
     ) -> tuple[Array, tuple[Array, Array]]:
-        """x (N, D) -> (N, D), or (B, D) where only the last tokens are read; keys and values."""
+        """x (N, D) -> (N, D), or (B, D) where only the last tokens are read; keys and values
+        (N, K, H) each."""
         y = self.norm1(x)
-        k = rotate(self.k_norm(_split(self.k(y), self.kv_heads)), angles)
-        k, v = cells.rows(k), cells.rows(_split(self.v(y), self.kv_heads))  # (B, T, K, H)
+        k = rotate(self.k_norm(_split(self.k(y), self.kv_heads)), angles)  # (N, K, H)
+        v = _split(self.v(y), self.kv_heads)
         if read == "none":
             return x, (k, v)
         if read == "last":
             x, y, angles = cells.last(x), cells.last(y), cells.last(angles)  # (B, ...)
         q = rotate(self.q_norm(_split(self.q(y), self.heads)), angles)
-        alone = read == "last"
-        mixed = attend(
-            q[:, None] if alone else cells.rows(q),
-            k,
-            v,
-            causal=not alone,
-            key_lengths=cells.lengths if alone else None,
-            prefixes=prefixes,
-            backend=compute.attention,
-            mesh=compute.mesh,
-        )
-        mixed = mixed if alone else cells.flat(mixed)
+        mixed = self._attend(q, k, v, cells, prefixes, read == "last", compute)
         x = x + self.o(mixed.reshape(x.shape[0], -1))
         y = self.norm2(x)
         return x + self.down(jax.nn.silu(self.gate(y)) * self.up(y)), (k, v)
+
+    def _attend(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        cells: Cells,
+        prefixes: Sequence[PrefixKV],
+        alone: bool,  # q is of the last tokens, (B, N, H)
+        compute: Compute,
+    ) -> Array:
+        """Each block of rows in its own width; (N, heads, H), or (B, heads, H) of last tokens."""
+        queries = cells.part(q[:, None]) if alone else cells.split(q)
+        lengths = cells.part(cells.lengths)
+        before = [cells.part_prefix(prefix) for prefix in prefixes]
+        mixed = [
+            attend(
+                *block,
+                causal=not alone,
+                key_lengths=lengths[at] if alone else None,
+                prefixes=[parts[at] for parts in before],
+                backend=compute.attention,
+                mesh=compute.mesh,
+            )
+            for at, block in enumerate(zip(queries, cells.split(k), cells.split(v), strict=True))
+        ]
+        return cells.parted(mixed)[:, 0] if alone else cells.join(mixed)
 
 
 def _split(x: Array, heads: int) -> Array:
@@ -137,6 +154,7 @@ class Text(nnx.Module):
         compute: Compute,
         prefixes: Sequence[Prefix] = (),
         take: Array | None = None,
+        blocks: Blocks | None = None,
         collect: bool = False,
         read: Read = "all",
     ) -> tuple[Array | None, Cache | None]:
@@ -147,12 +165,14 @@ class Text(nnx.Module):
             prefixes: what the rows continue, outermost first.
             take: (N,) places of the tokens, to skip the padding (see cells.py); None or N = 0:
                 all cells are computed.
+            blocks: of the rows, in which attention pads them; None: one.
             collect: return the cache.
             read: hidden states of "all" tokens (B, T, D), of the "last" of each row (B, D), "none".
         """
         dtype = jnp.dtype(compute.dtype)
         nothing = jnp.zeros(0, jnp.int32)
-        cells = Cells(rows.lengths, rows.tokens.shape[-1], nothing if take is None else take)
+        take = nothing if take is None else take
+        cells = Cells(rows.lengths, rows.tokens.shape[-1], take, blocks)
         x = self.embed.table[...][cells.flat(rows.tokens)].astype(dtype)  # (N, D)
         image_index = cells.flat(rows.image_index)
         visual, source = (image_index >= 0)[:, None], jnp.maximum(image_index, 0)
@@ -171,7 +191,7 @@ class Text(nnx.Module):
             x, own = layer(x, angles, cells, shared, read, compute)
             if slab is not None and read == "all":  # DeepStack: visual tokens only
                 x = x + jnp.where(visual, slab[source], 0).astype(x.dtype)
-            return x, own if collect else None
+            return x, (cells.rows(own[0]), cells.rows(own[1])) if collect else None
 
         caches: list[Any] = []  # (k, v) of each stage, or None
         first = 0
