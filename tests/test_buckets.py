@@ -93,4 +93,7 @@ def test_near_the_limit_one_program_holds_everything() -> None:
     many = Bucket(30, 64, 8, 32, 0, 0, cells=64)
     last = buckets.choose(many)
     assert all(fits(need, last) for need in (wide, tall, many))
+    narrow = replace(wide, **quarter_tokens([512, 60, 40, 20, 20, 20, 20, 20]))
+    full = Buckets("test", 1, lambda bucket: float(bucket.cells))
+    assert full.choose(narrow).blocks.sizes == ((2, 512), (2, 64), (4, 32)), "as wide as needed"
     assert buckets.choose(union([wide, tall, many])) == last

@@ -39,13 +39,13 @@ class Buckets:
     ) -> None:
         self.name, self.most, self.cost, self.price = name, most, cost, price
         self.chosen: list[Bucket] = []
-        self._seen = Bucket(0, 0, 0, 0, 0, 0)  # the union of all batches
+        self._seen: Bucket | None = None  # the union of all batches
         self._wasted: dict[Bucket, float] = {}
 
     def choose(self, need: Bucket) -> Bucket:
         """The bucket to run a batch of these sizes in; a new one is remembered."""
         wanted = round_up(need)
-        self._seen = union([self._seen, need])
+        self._seen = need if self._seen is None else union([self._seen, need])
         fitting = [bucket for bucket in self.chosen if fits(need, bucket)]
         best = min(fitting, key=self.cost, default=None)
         full = len(self.chosen) >= self.most - 1  # the last place is for a batch that fits none
