@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ def test_lists_are_what_they_promise(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert cloze.main([*command, "--out", str(tmp_path / "a")]) == 0
     assert "60 train, 20 valid" in capsys.readouterr().out
     lists = read(tmp_path / "a" / "train.jsonl")
-    hard = 0
+    hard, kinds = 0, Counter(one["kind"] for one in lists)
+    assert set(kinds) == {"span", "handful", "taken out"}, kinds
     for one in lists:
         wanted = set(words_of(one["query"]["text"]))
         grades = [candidate["grade"] for candidate in one["candidates"]]
@@ -29,10 +31,21 @@ def test_lists_are_what_they_promise(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert len({candidate["did"] for candidate in one["candidates"]}) == 8
         for candidate in one["candidates"]:
             found = set(words_of(candidate["text"]))
+            if one["kind"] == "taken out":
+                continue
             assert (wanted <= found) == bool(candidate["grade"])
             hard += bool(wanted & found) and not candidate["grade"]
     assert hard > 100, "many share some words with the query"
     assert len({len(words_of(one["query"]["text"])) for one in lists}) > 3
+    texts = {" ".join(text.split()) for text in cloze.texts_of(open_source("sample:sci"), "train")}
+    for one in lists:
+        if one["kind"] == "taken out":
+            words, rest = one["query"]["text"], one["candidates"][0]["text"]
+            cuts = (
+                f"{rest[:n].rstrip()} {words} {rest[n:].lstrip()}" for n in range(len(rest) + 1)
+            )
+            whole = {text.replace(" ", "") for text in texts}
+            assert any(cut.replace(" ", "") in whole for cut in (" ".join(c.split()) for c in cuts))
     dataset = open_source(str(tmp_path / "a"))
     assert len(dataset.lists("train")) == 60 and len(dataset.lists("valid")) == 20
     assert not set(dataset.pool("train")) & set(dataset.pool("valid"))

@@ -3,13 +3,15 @@
 A small model from scratch learns slowly that words of a query that occur in a candidate speak for
 it. Here nothing else counts (inverse cloze, Lee et al. 2019): the query is a span or a handful of
 words of a text of the training pool, the others are texts that BM25 finds for it but that lack some
-of its words, and texts at random. A short leg of `train.sft` on these lists comes before that on
-the real ones; published sizes need none.
+of its words, and texts at random. Long texts, of which there are few, come as often as short ones;
+of some of them the span is taken out, so that only the rare words that come up again tell. These
+lists are trained on before the real ones or beside them; published sizes need none.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import re
 import sys
@@ -25,13 +27,16 @@ from train.lexical import BM25Index, words_of
 from unirank_jax.datasets.dataset import Dataset, DatasetError, open_source
 from unirank_jax.datasets.formats.writing import json_line, write_lines
 
-SPAN, HANDFUL = 6, 5  # words of a query at most: of one piece, or from anywhere
+SPAN, HANDFUL = 32, 5  # words of a query at most: of one piece, or from anywhere
+LONG = 12  # long words of a text that is long, so that a list of numbers is not
 TRIED = 500  # texts at random that are looked at to fill a list
 FOUND = 60  # texts of BM25 from which hard ones are taken
+_WORD, _LONG_WORD = re.compile(r"\w+"), re.compile(r"[^\W\d_]{4,}")
 
 _EXAMPLES = """examples:
   python -m train.cloze --data sample:sci --lists 2000 --out runs/cloze
-  python -m train.sft --config configs/design.py:cloze --set data.source=runs/cloze"""
+  python -m train.sft --config configs/sci.py:cloze --set data.source=runs/cloze
+  python -m train.sft --config configs/sci.py:open_lists --set data.source=DIR,runs/cloze"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,47 +90,85 @@ def texts_of(dataset: Dataset, split: str) -> list[str]:
 def lists_of(
     texts: Sequence[str], count: int, size: int, rng: random.Random, split: str
 ) -> Iterator[dict[str, Any]]:
-    """Up to `count` lists of one relevant and size - 1 other texts, half of them hard."""
+    """Up to `count` lists of one relevant and size - 1 other texts."""
     index = BM25Index(texts)
     sets = [set(words_of(text)) for text in texts]
+    long = [i for i, text in enumerate(texts) if len(_LONG_WORD.findall(text)) >= LONG]
     for number in tqdm(range(count), desc=f"cloze {split}", unit="list"):
-        place = rng.randrange(len(texts))
-        query = query_of(texts[place], rng)
-        wanted = set(words_of(query))
-        scores = index.scores(query)
-        if scores is None:
-            continue
-        hard = np.argpartition(-scores, min(FOUND, len(texts) - 1))[:FOUND].tolist()
-        hard = [i for i in hard if scores[i] > 0 and not wanted <= sets[i]]
-        chosen = rng.sample(hard, min(len(hard), size // 2))
-        for other in rng.sample(range(len(texts)), min(len(texts), TRIED)):
-            if len(chosen) == size - 1:
-                break
-            if other not in chosen and not wanted <= sets[other]:
-                chosen.append(other)
-        if len(chosen) < size - 1:
+        among_long = len(long) >= 2 * size and rng.random() < 0.5
+        place = rng.choice(long) if among_long else rng.randrange(len(texts))
+        if among_long and rng.random() < 0.5:  # against others that lack a span, too
+            kind = "taken out"
+            others = rng.sample([i for i in long if i != place], size - 1)
+            query, relevant = without_span(texts[place], rng)
+            shown = [relevant, *(without_span(texts[i], rng)[1] for i in others)]
+        else:
+            kind, query = query_of(texts[place], rng)
+            others = _others(query, place, index, sets, size, rng)
+            shown = [texts[i] for i in (place, *others)]
+        if len(others) < size - 1:
             continue  # words that nearly every text has
         yield {
             "qid": f"{split}-query-{number}",
+            "kind": kind,
             "query": {"text": query},
             "candidates": [
-                {"did": f"{split}-text-{i}", "text": texts[i], "grade": int(i == place)}
-                for i in [place, *chosen]
+                {"did": f"{split}-text-{number}-{at}", "text": text, "grade": int(at == 0)}
+                for at, text in enumerate(shown)
             ],
         }
 
 
-def query_of(text: str, rng: random.Random) -> str:
-    """A span of words as they stand, or some words from anywhere in any order."""
-    found = list(re.finditer(r"\w+", text))
+def _others(
+    query: str,
+    place: int,
+    index: BM25Index,
+    sets: Sequence[set[str]],
+    size: int,
+    rng: random.Random,
+) -> list[int]:
+    """Up to size - 1 texts that lack a word of the query, half of them hard."""
+    wanted = set(words_of(query))
+    scores = index.scores(query)
+    if scores is None:
+        return []
+    hard = np.argpartition(-scores, min(FOUND, len(sets) - 1))[:FOUND].tolist()
+    hard = [i for i in hard if scores[i] > 0 and not wanted <= sets[i]]
+    chosen = rng.sample(hard, min(len(hard), size // 2))
+    for other in rng.sample(range(len(sets)), min(len(sets), TRIED)):
+        if len(chosen) == size - 1:
+            break
+        if other not in chosen and other != place and not wanted <= sets[other]:
+            chosen.append(other)
+    return chosen
+
+
+def query_of(text: str, rng: random.Random) -> tuple[str, str]:
+    """The kind of a query and its text: a span of words as they stand, or some words from
+    anywhere in any order."""
+    found = list(_WORD.finditer(text))
     if not found:
-        return ""
+        return "span", ""
     if rng.random() < 0.5:
-        length = rng.randint(1, min(SPAN, len(found)))
-        start = rng.randint(0, len(found) - length)
-        return text[found[start].start() : found[start + length - 1].end()]
+        start, end = _span(found, len(found), rng)
+        return "span", text[start:end]
     some = rng.sample(found, rng.randint(1, min(HANDFUL, len(found))))
-    return " ".join(one.group() for one in some)
+    return "handful", " ".join(one.group() for one in some)
+
+
+def without_span(text: str, rng: random.Random) -> tuple[str, str]:
+    """A span of up to half of the words, and the text without it."""
+    found = list(_WORD.finditer(text))
+    start, end = _span(found, max(1, len(found) // 2), rng)
+    return text[start:end], f"{text[:start].rstrip()} {text[end:].lstrip()}".strip()
+
+
+def _span(words: Sequence[re.Match[str]], most: int, rng: random.Random) -> tuple[int, int]:
+    """Where a span of words begins and ends; each doubling of its length is as likely."""
+    most = min(SPAN, most)
+    length = min(most, int(2 ** rng.uniform(0, math.log2(most + 1))))
+    first = rng.randint(0, len(words) - length)
+    return words[first].start(), words[first + length - 1].end()
 
 
 def _parser() -> argparse.ArgumentParser:

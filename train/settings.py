@@ -29,7 +29,7 @@ class ModelSettings:
 class DataSettings:
     """Which lists are read and how a list becomes tokens and patches."""
 
-    source: str  # "sample:sci", or a dataset folder or JSONL file
+    source: str  # "sample:sci", a dataset folder or JSONL file; several with commas are joined
     train_split: str
     list_size: int  # candidates per training list
     max_positives: int  # relevant candidates per training list, at most

@@ -40,9 +40,10 @@ from train.step import (
 from unirank_jax import sharding
 from unirank_jax.calibration import IDENTITY
 from unirank_jax.content import ContentError
-from unirank_jax.datasets.dataset import Dataset, open_source
+from unirank_jax.datasets.dataset import Dataset, open_source, sources
 from unirank_jax.datasets.forms import in_form
 from unirank_jax.datasets.overlay import overlaid
+from unirank_jax.datasets.union import Union
 from unirank_jax.images import ImageSpec
 from unirank_jax.manifest import LABEL_TOKENS, Manifest
 from unirank_jax.programs import keep_programs
@@ -181,17 +182,18 @@ def train(config: TrainConfig, workdir: Path, stage: Stage | None = None) -> Out
 
 
 def open_data(settings: DataSettings, spec: ImageSpec) -> Dataset:
-    """The dataset of a run: its lists or those of a file for training, candidates in their form.
+    """The dataset of a run: its lists or those of a file for training (of several sources those
+    of the first one), candidates in their form.
 
     Raises:
         DatasetError: data, lists or stand-ins that cannot be read.
     """
-    dataset = open_source(settings.source)
+    parts = [open_source(part) for part in sources(settings.source)]
     if settings.lists:
-        dataset = overlaid(
-            dataset, settings.train_split, settings.lists, own=settings.own_candidates
+        parts[0] = overlaid(
+            parts[0], settings.train_split, settings.lists, own=settings.own_candidates
         )
-    return in_form(dataset, settings.form, spec)
+    return in_form(parts[0] if len(parts) == 1 else Union(parts), settings.form, spec)
 
 
 def make_prompt(config: TrainConfig, start: Start) -> Prompt:

@@ -143,6 +143,21 @@ def sample(name: str = "sci") -> Dataset:
 
 
 def open_source(source: str) -> Dataset:
-    """What a configuration names: `sample:NAME` is an embedded sample, everything else a path."""
+    """What a configuration names: `sample:NAME` is an embedded sample, everything else a path;
+    several with commas between them are joined (`union.Union`)."""
+    from unirank_jax.datasets.union import Union
+
+    if "," in source and not Path(source).exists():
+        return Union([open_source(part) for part in sources(source)])
     kind, colon, name = source.partition(":")
     return sample(name) if colon and kind == "sample" else Dataset.open(source)
+
+
+def sources(source: str) -> list[str]:
+    """The parts of what a configuration names."""
+    if Path(source).exists():
+        return [source]
+    parts = [part.strip() for part in source.split(",")]
+    if not all(parts):
+        raise DatasetError(f"{source!r}: nothing before or after a comma; name a dataset there")
+    return parts
