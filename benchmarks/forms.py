@@ -35,7 +35,8 @@ from unirank_jax.content import ImagePart
 from unirank_jax.datasets.dataset import open_source
 from unirank_jax.datasets.forms import FORMS
 from unirank_jax.datasets.records import Example, Item
-from unirank_jax.reranker import Reranker, default, load
+from unirank_jax.loading import default, load
+from unirank_jax.reranker import Reranker
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -31,8 +31,9 @@ from train.judging import judged
 from unirank_jax.datasets.dataset import open_source
 from unirank_jax.int8 import is_decoder_linear, weight_bytes
 from unirank_jax.keys import flatten
+from unirank_jax.loading import DEFAULT_FOLDER, load
 from unirank_jax.metrics import Judged, measure, tie_rate
-from unirank_jax.reranker import DEFAULT_FOLDER, Reranker, load
+from unirank_jax.reranker import Reranker
 from unirank_jax.scoring_config import ScoringConfig
 from unirank_jax.significance import Resampled
 

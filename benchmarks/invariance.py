@@ -19,7 +19,8 @@ from tqdm import tqdm
 from benchmarks.machine import write
 from train.evaluation import content
 from unirank_jax.datasets.dataset import sample
-from unirank_jax.reranker import DEFAULT_FOLDER, Reranker, load
+from unirank_jax.loading import DEFAULT_FOLDER, load
+from unirank_jax.reranker import Reranker
 from unirank_jax.scoring_config import ScoringConfig
 
 TOLERANCE = 1e-4  # of the spread of all logits, in float32

@@ -22,7 +22,8 @@ from benchmarks.machine import Machine, timed, write
 from train.evaluation import content
 from unirank_jax.content import parse
 from unirank_jax.datasets.dataset import sample
-from unirank_jax.reranker import DEFAULT_FOLDER, Reranker, load
+from unirank_jax.loading import DEFAULT_FOLDER, load
+from unirank_jax.reranker import Reranker
 from unirank_jax.scoring_config import ScoringConfig
 
 COUNTS = (64, 96, 128, 192, 256, 384, 512, 768, 1000)

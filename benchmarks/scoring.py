@@ -26,7 +26,8 @@ from benchmarks.flops import needed
 from benchmarks.machine import Machine, summary, timed, write
 from benchmarks.workloads import WORKLOADS, Workload
 from unirank_jax.indexing import report
-from unirank_jax.reranker import Reranker, load
+from unirank_jax.loading import load
+from unirank_jax.reranker import Reranker
 from unirank_jax.scoring_config import ScoringConfig
 
 BATCHES = (1, 2, 4, 8, 16, 32)

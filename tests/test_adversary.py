@@ -16,7 +16,7 @@ from train.contenders import exported
 from train.data import Micro, empty_targets
 from train.signals import Signals
 from unirank_jax.content import MODALITIES
-from unirank_jax.reranker import load
+from unirank_jax.loading import load
 
 
 def test_the_gradient_is_turned_round() -> None:

@@ -29,8 +29,8 @@ from train.utility import utilities
 from unirank_jax import sharding
 from unirank_jax.batch import Bucket
 from unirank_jax.config import preset
+from unirank_jax.loading import load
 from unirank_jax.packing import pack
-from unirank_jax.reranker import load
 
 
 @pytest.fixture(scope="module")

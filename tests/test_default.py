@@ -12,7 +12,7 @@ import unirank_jax
 from train.evaluation import content, evaluate_scores, examples_of, reranker_scorer
 from unirank_jax.datasets.dataset import sample
 from unirank_jax.datasets.records import split_of
-from unirank_jax.reranker import default
+from unirank_jax.loading import default
 
 ASSETS = Path(unirank_jax.__file__).parent / "assets"
 MOST_BYTES = 12 << 20

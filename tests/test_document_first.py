@@ -19,10 +19,11 @@ from unirank_jax.batch import WHOLE, Batch
 from unirank_jax.content import ContentError, parse
 from unirank_jax.engine import MAX_PROGRAMS
 from unirank_jax.layers import Compute
+from unirank_jax.loading import load
 from unirank_jax.model import score
 from unirank_jax.packing import compact_needs, needs, pack
 from unirank_jax.prompt import DOCUMENT_FIRST, Encoded
-from unirank_jax.reranker import Reranker, load
+from unirank_jax.reranker import Reranker
 from unirank_jax.scoring_config import ScoringConfig
 from unirank_jax.store import StoreError, quantised
 

@@ -20,7 +20,8 @@ from unirank_jax.datasets.dataset import sample
 from unirank_jax.hub import WeightsError
 from unirank_jax.int8 import Int8Dense, Int8Error, quantize, quantized, weight_bytes
 from unirank_jax.keys import flatten
-from unirank_jax.reranker import DEFAULT_FOLDER, Reranker, load
+from unirank_jax.loading import DEFAULT_FOLDER, load
+from unirank_jax.reranker import Reranker
 from unirank_jax.scoring_config import ScoringConfig
 from unirank_jax.weights import load_model
 

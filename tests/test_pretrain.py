@@ -23,8 +23,8 @@ from unirank_jax.batch import Rows
 from unirank_jax.config import ModelConfig, preset
 from unirank_jax.datasets.dataset import sample
 from unirank_jax.layers import Compute
+from unirank_jax.loading import load as load_reranker
 from unirank_jax.model import Model, encode_images, vocabulary_logits
-from unirank_jax.reranker import load as load_reranker
 
 CONFIG = "configs/sci_pretrain.py"
 FEW = ["pairs.units=8", "pools.molecule=6", "pools.figure=2", "evaluation_batches=1"]

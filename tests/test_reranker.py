@@ -18,15 +18,16 @@ from jax.experimental.compilation_cache import compilation_cache
 from tiny_reranker import QUERY, picture, save
 
 import unirank_jax
-from unirank_jax import reranker, sharding
+from unirank_jax import loading, sharding
 from unirank_jax.batch import Bucket
 from unirank_jax.content import ContentError
 from unirank_jax.engine import MAX_PROGRAMS
 from unirank_jax.hub import WeightsError
 from unirank_jax.intake import TruncationWarning
+from unirank_jax.loading import load
 from unirank_jax.prompt import DEFAULT_INSTRUCTION
 from unirank_jax.ranked import Ranked
-from unirank_jax.reranker import Reranker, load
+from unirank_jax.reranker import Reranker
 from unirank_jax.scoring_config import Cascade, ScoringConfig
 
 
@@ -243,7 +244,7 @@ def test_module_functions_take_a_model(model: Reranker) -> None:
         unirank_jax.score(QUERY, ["a", "b"], model=model), model.score(QUERY, ["a", "b"])
     )
     assert unirank_jax.rank(QUERY, ["a"], model=model)[0].index == 0
-    assert reranker.rank is unirank_jax.rank
+    assert loading.rank is unirank_jax.rank
 
 
 def test_bfloat16_keeps_float32_scores(folder: Path) -> None:

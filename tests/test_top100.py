@@ -153,7 +153,7 @@ def test_the_file_is_made_once_and_named_by_what_it_depends_on(
 ) -> None:
     loaded = []
     monkeypatch.setattr("train.dual.Embedder", FakeEmbedder)
-    monkeypatch.setattr("unirank_jax.reranker.load", lambda folder: loaded.append(folder))
+    monkeypatch.setattr("unirank_jax.loading.load", lambda folder: loaded.append(folder))
     data, base = sample("sci"), BASE
     path = top100(data, "valid", base, SIZES, tmp_path / "out")
     first = path.read_bytes()

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _score_or_rank(arguments: argparse.Namespace) -> int:
     """Answer line by line; a bad line gives a line with `error` and exit code 1 at the end."""
     import unirank_jax  # loads JAX: after the arguments are known to be good
-    from unirank_jax.reranker import default
+    from unirank_jax.loading import default
 
     reranker = unirank_jax.load(arguments.model) if arguments.model else default()
     root = Path(arguments.input).parent if arguments.input != "-" else Path()

@@ -75,7 +75,7 @@ def model_scorer(name: str, path: str | None, step: str, on_error: str, shown: S
     """The scorer of a model (None: the embedded default), which sees candidates in its form."""
 
     def score(examples: Sequence[Example]) -> Scores:
-        from unirank_jax.reranker import default, load  # JAX: only when it is needed
+        from unirank_jax.loading import default, load  # JAX: only when it is needed
 
         def scores(reranker: Reranker) -> Scores:
             seen = shown.to(name, examples, reranker.prompt)
@@ -121,7 +121,7 @@ def dual_encoder(folder: Path | None) -> dict[str, Scorer]:
 
     def score(examples: Sequence[Example]) -> Scores:
         from train.dual import dual_encoder  # JAX: only when it is needed
-        from unirank_jax.reranker import load
+        from unirank_jax.loading import load
 
         return dual_encoder(load(folder))(examples)
 

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _page(folder: Path, table: str, shown: int) -> str:
-    from unirank_jax.reranker import load
+    from unirank_jax.loading import load
 
     reranker = load(folder)
     dataset = sample("sci")

@@ -29,10 +29,10 @@ from unirank_jax.datasets.forms import in_form
 from unirank_jax.export import save_adapter, save_pretrained
 from unirank_jax.hub import WeightsError
 from unirank_jax.keys import flatten
+from unirank_jax.loading import load
 from unirank_jax.lora import LoRAError
 from unirank_jax.manifest import Manifest, ManifestError
 from unirank_jax.model_card import Card, render
-from unirank_jax.reranker import load
 
 _EXAMPLES = """examples:
   python -m train.export --workdir runs/sft-sci-tiny --out exported

@@ -35,9 +35,9 @@ from unirank_jax.datasets.formats.writing import json_line, write_lines
 from unirank_jax.datasets.overlay import write_lists
 from unirank_jax.datasets.records import Example, RankList
 from unirank_jax.hub import WeightsError, fingerprint, resolve
+from unirank_jax.loading import load as load_reranker
 from unirank_jax.metrics import UNJUDGED
 from unirank_jax.reranker import Reranker
-from unirank_jax.reranker import load as load_reranker
 
 FORMAT = 2  # of the shards; 2: unjudged items of the query's own object have grade -1
 ABOUT, VECTORS, LISTS = "mining.json", "vectors.npy", "mined.jsonl.gz"

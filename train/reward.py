@@ -31,8 +31,8 @@ from unirank_jax.datasets.dataset import Dataset, open_source
 from unirank_jax.datasets.formats.writing import json_line, write_lines
 from unirank_jax.datasets.forms import in_form
 from unirank_jax.datasets.overlay import overlaid
+from unirank_jax.loading import load as load_reranker
 from unirank_jax.reranker import Reranker
-from unirank_jax.reranker import load as load_reranker
 
 ACCURACY = "accuracy.json"
 REWARDS = "rewards.jsonl.gz"

@@ -62,7 +62,7 @@ def top100(dataset: Dataset, split: str, encoder: Path, sizes: Sizes, folder: Pa
     if path.exists():
         return path
     from train.dual import Embedder  # JAX: only when it is needed
-    from unirank_jax.reranker import load
+    from unirank_jax.loading import load
 
     embedder = Embedder(load(encoder))
     items = [dataset.item(did) for did in dataset.pool(split)]

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unirank_jax.content import ContentError as ContentError
     from unirank_jax.intake import TruncationWarning as TruncationWarning
+    from unirank_jax.loading import load as load
+    from unirank_jax.loading import rank as rank
+    from unirank_jax.loading import score as score
     from unirank_jax.ranked import Ranked as Ranked
     from unirank_jax.reranker import Reranker as Reranker
-    from unirank_jax.reranker import load as load
-    from unirank_jax.reranker import rank as rank
-    from unirank_jax.reranker import score as score
     from unirank_jax.scoring_config import Cascade as Cascade
     from unirank_jax.scoring_config import ScoringConfig as ScoringConfig
 
@@ -31,9 +31,9 @@ _HOMES = {
     "Reranker": "reranker",
     "ScoringConfig": "scoring_config",
     "TruncationWarning": "intake",
-    "load": "reranker",
-    "rank": "reranker",
-    "score": "reranker",
+    "load": "loading",
+    "rank": "loading",
+    "score": "loading",
 }
 __all__ = sorted([*_HOMES, "__version__"])
 

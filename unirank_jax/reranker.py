@@ -1,4 +1,4 @@
-"""The public face: `load` a model, then `score` or `rank` hybrid candidates for a query.
+"""The public face: a `Reranker` scores or ranks hybrid candidates for a query; see `load`.
 
 Content is checked and encoded here, the engine scores it, and every candidate gets its own result:
 logit, calibrated score, whether text was cut, and its own error if it has one.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,13 +16,11 @@ from uuid import uuid4
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 
-from unirank_jax import hub, made_up, sharding
+from unirank_jax import hub, made_up
 from unirank_jax.engine import Engine
 from unirank_jax.export import save_pretrained
 from unirank_jax.feature_cache import FeatureCache
-from unirank_jax.images import ImageSpec
 from unirank_jax.indexing import build, shape_of
 from unirank_jax.int8 import Int8Error, is_quantized
 from unirank_jax.intake import OnError, Outcome, portions
@@ -35,11 +33,8 @@ from unirank_jax.prompt import DOCUMENT_FIRST, Prompt
 from unirank_jax.ranked import Ranked, ranked
 from unirank_jax.scoring_config import ScoringConfig
 from unirank_jax.store import Store, StoreError
-from unirank_jax.tokenizer import Tokenizer
-from unirank_jax.weights import load_model
 
 PORTION = 4  # batches whose candidates are sorted by length together
-DEFAULT_FOLDER = Path(__file__).parent / "assets" / "default"
 
 
 class Reranker:
@@ -332,91 +327,3 @@ class Reranker:
 def _check_on_error(on_error: str) -> None:
     if on_error not in ("raise", "nan"):
         raise ValueError(f"on_error is {on_error!r}; choose 'raise' or 'nan'")
-
-
-def load(
-    path_or_id: str | os.PathLike[str],
-    *,
-    dtype: Any = None,
-    revision: str | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
-    scoring: ScoringConfig | None = None,
-    mesh: Mesh | None = None,
-) -> Reranker:
-    """A reranker from a Hugging Face folder or hub id, e.g. "Qwen/Qwen3-VL-Reranker-2B".
-
-    Args:
-        dtype: of parameters and activations; default bfloat16 on accelerators, float32 on a CPU.
-            Norms, softmax, label head and scores are float32 in any case.
-        revision, token, local_files_only: passed to the hub.
-        scoring: how scoring runs, and whether in 8 bits.
-        mesh: devices to spread the weights over where one is too small, all computing every batch:
-            `sharding.mesh(1, 1, 4, jax.devices()[:4])` splits heads and widths over four. None:
-            the first device.
-
-    Raises:
-        WeightsError: no such model, or tensors that do not fit; a training folder names the export.
-        ShardingError: a parameter does not divide over the mesh.
-        ConfigError, ManifestError: a configuration that cannot be honoured.
-    """
-    folder = hub.resolve(path_or_id, revision, token, local_files_only)
-    manifest = Manifest.read(folder)
-    if dtype is None:
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    scoring = scoring or ScoringConfig()
-    model = load_model(folder, dtype=dtype, mesh=mesh, int8=scoring.quantize == "int8")
-    vision = model.config.vision
-    spec = ImageSpec(
-        vision.patch_size,
-        vision.merge_size,
-        manifest.min_visual_tokens,
-        manifest.max_visual_tokens,
-    )
-    prompt = Prompt(
-        Tokenizer.from_file(folder),
-        manifest.prompt_id,
-        spec,
-        manifest.max_tokens,
-        manifest.max_query_tokens,
-        manifest.label_tokens,
-        manifest.instruction,
-    )
-    if mesh is None:
-        mesh = sharding.mesh(1, 1, 1, list(jax.tree.leaves(nnx.state(model))[0].devices()))
-    compute = Compute(dtype=np.dtype(dtype).name, mesh=mesh)
-    return Reranker(model, prompt, manifest, folder, compute, scoring)
-
-
-@lru_cache(maxsize=1)
-def default() -> Reranker:
-    """The embedded reranker, for trying out: it knows small molecules and some software figures."""
-    return load(DEFAULT_FOLDER)
-
-
-def score(
-    query: Any,
-    candidates: Sequence[Any],
-    *,
-    model: Reranker | None = None,
-    instruction: str | None = None,
-) -> np.ndarray:
-    """Calibrated relevance of every candidate to the query: float32 (N,), input order.
-
-    Without `model` the embedded default reranker answers; see `load` for others. Raises as
-    `Reranker.score`.
-    """
-    return (model or default()).score(query, candidates, instruction=instruction)
-
-
-def rank(
-    query: Any,
-    candidates: Sequence[Any],
-    *,
-    model: Reranker | None = None,
-    instruction: str | None = None,
-    on_error: OnError = "raise",
-) -> list[Ranked]:
-    """Candidates from best to worst; see `Reranker.rank`."""
-    chosen = model or default()
-    return chosen.rank(query, candidates, instruction=instruction, on_error=on_error)
