@@ -36,12 +36,13 @@ def tiny() -> PretrainConfig:
 
 def match() -> PretrainConfig:
     """The second leg, of the same objectives: candidates read after their query come to be told
-    apart once embeddings tell them apart."""
+    apart once embeddings tell them apart, from any others before look-alikes."""
     base = tiny()
     return replace(
         base,
         name="design_match",
         init="runs/design-base/exported",
+        pairs=replace(base.pairs, alike_share=0.0),
         optimizer=replace(base.optimizer, lr=1e-3),
         schedule=ScheduleSettings(steps=2400, warmup_steps=20, final_fraction=0.05),
     )

@@ -48,6 +48,7 @@ def tiny() -> PretrainConfig:
             turn=25.0,
             zoom=0.15,
             shift=0.1,
+            alike_share=1.0,
         ),
         loss={"words": 0.3, "contrast": 1.0, "caption": 0.5, "match": 1.0, "document": 0.5},
         temperature=0.05,

@@ -238,3 +238,23 @@ def test_a_short_run_exports_a_base_and_resumes(
     wrong = [*arguments[:-1], "pools.figure=2000", "--workdir", str(tmp_path / "x")]
     assert pretrain.main(wrong) == 1
     assert "pools.figure: 2000 objects per batch" in capsys.readouterr().err
+
+
+def test_wrong_candidates_are_look_alikes_as_often_as_asked(sampler: PairSampler) -> None:
+    def share_of_alike(asked: float) -> float:
+        settings = replace(sampler.settings, alike_share=asked)
+        other = PairSampler(sampler.pools, sampler.prompt, sampler.config, settings, 0)
+        rng = np.random.default_rng(0)
+        found = []
+        for number in range(60):
+            units = other.draw(number)
+            for at, unit in enumerate(units):
+                same = [u for u in units if u.family == unit.family and u.group != unit.group]
+                owner = other._owner(units, at, None, rng)
+                if same and owner != at:
+                    found.append(units[owner].family == unit.family)
+        assert len(found) > 50
+        return float(np.mean(found))
+
+    assert share_of_alike(1.0) == 1 > share_of_alike(0.5) + 0.05
+    assert share_of_alike(0.5) > share_of_alike(0.0) + 0.05

@@ -56,6 +56,7 @@ class PairSettings:
     turn: float  # degrees: drawings are turned by up to this much either way ...
     zoom: float  # ... scaled by a factor of up to 1 +- zoom ...
     shift: float  # ... and moved by up to this share of their side, so that places do not matter
+    alike_share: float  # of the wrong candidates that are look-alikes where there are some
 
 
 def units_of(dataset: Dataset, split: str) -> list[Unit]:
@@ -236,7 +237,7 @@ class PairSampler:
     ) -> int:
         """Whose candidate follows query `at`: its own object's half of the time, else another's.
 
-        Look-alikes first. `kind` is that of the text that is offered, None for the image.
+        `kind` is that of the text that is offered, None for the image.
         """
         unit = units[at]
         others = [
@@ -249,6 +250,8 @@ class PairSampler:
         alike = [i for i in others if units[i].family == unit.family]
         if not others or rng.random() < 0.5:
             return at
+        if self.settings.alike_share < 1 and rng.random() >= self.settings.alike_share:
+            alike = []
         return int(rng.choice(alike or others))
 
     def _query(self, part: Part | Patches, instruction: str | None) -> Encoded:
