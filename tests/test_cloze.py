@@ -7,14 +7,23 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from train import cloze
 from train.lexical import words_of
+from train.picture_cloze import pictures_of
 from unirank_jax.datasets.dataset import open_source
+from unirank_jax.datasets.formats.writing import json_line, write_lines
+from unirank_jax.images import decode
 
 
 def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _texts(number: int) -> str:
+    one = {"did": f"d{number}", "text": f"some words {number}", "grade": 1}
+    return json_line({"qid": f"q{number}", "query": {"text": "some"}, "candidates": [one]})
 
 
 def test_lists_are_what_they_promise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,10 +67,45 @@ def test_lists_are_what_they_promise(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert read(tmp_path / "c" / "train.jsonl") != lists
 
 
+def test_pictures_ask_for_themselves(tmp_path: Path) -> None:
+    command = ["--data", "sample:sci", "--lists", "4", "--valid", "3", "--size", "6"]
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        assert cloze.main([*command, "--pictures", "12", "--out", str(folder)]) == 0
+    lists = [one for one in read(folders[0] / "train.jsonl") if one["kind"] == "picture"]
+    assert len(lists) == 12 and len(read(folders[0] / "valid.jsonl")) == 6
+    known = {picture.same: picture for picture in pictures_of(open_source("sample:sci"), "train")}
+    pixels = {decode(one.source, "x").tobytes(): one for one in known.values()}
+    alike = 0
+    for one in lists:
+        shown = [Image.open(folders[0] / c["image"]) for c in one["candidates"]]
+        found = [pixels[image.tobytes()] for image in shown]
+        assert [c["grade"] for c in one["candidates"]] == [1] + [0] * 5
+        assert len({picture.same for picture in found}) == 6, "no picture twice"
+        assert found[0].unit not in {picture.unit for picture in found[1:]}
+        alike += sum(picture.family == found[0].family for picture in found[1:])
+        asked = Image.open(folders[0] / one["query"]["image"])
+        assert asked.size == shown[0].size and asked.tobytes() != shown[0].tobytes(), "it is moved"
+    assert alike > 5
+    files = [sorted(p.relative_to(f) for p in f.rglob("*") if p.is_file()) for f in folders]
+    assert files[0] == files[1] and all(path.suffix != ".part" for path in files[0])
+    for path in files[0]:
+        assert (folders[0] / path).read_bytes() == (folders[1] / path).read_bytes()
+    dataset = open_source(str(folders[0]))
+    assert dataset.query("train-picture-0").kind == "picture"
+
+
 def test_errors_name_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path / "out")]
     assert cloze.main(["--data", "sample:sci", "--size", "100000", *out]) == 1
     assert "are too few for lists of 100000; choose a smaller --size" in capsys.readouterr().err
+    (tmp_path / "texts").mkdir()
+    write_lines(tmp_path / "texts" / "train.jsonl", [_texts(n) for n in range(30)])
+    write_lines(tmp_path / "texts" / "valid.jsonl", [_texts(n) for n in range(40, 70)])
+    texts = ["--data", str(tmp_path / "texts"), "--size", "4", "--lists", "2", "--valid", "2"]
+    assert cloze.main([*texts, "--pictures", "3", *out]) == 1
+    assert "0 pictures in split 'train' are too few" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "train.jsonl").exists()
     assert cloze.main(["--data", str(tmp_path / "none"), *out]) == 1
     assert "none" in capsys.readouterr().err
     assert not (tmp_path / "out" / "train.jsonl").exists()

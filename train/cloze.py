@@ -4,8 +4,9 @@ A small model from scratch learns slowly that words of a query that occur in a c
 it. Here nothing else counts (inverse cloze, Lee et al. 2019): the query is a span or a handful of
 words of a text of the training pool, the others are texts that BM25 finds for it but that lack some
 of its words, and texts at random. Long texts, of which there are few, come as often as short ones;
-of some of them the span is taken out, so that only the rare words that come up again tell. These
-lists are trained on before the real ones or beside them; published sizes need none.
+of some of them the span is taken out, so that only the rare words that come up again tell.
+--pictures adds lists that ask for a picture by the same picture (train/picture_cloze.py). Both are
+trained on before the real lists or beside them; published sizes need none.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from train import picture_cloze
 from train.baselines import text_of
 from train.lexical import BM25Index, words_of
 from unirank_jax.datasets.dataset import Dataset, DatasetError, open_source
@@ -35,6 +37,7 @@ _WORD, _LONG_WORD = re.compile(r"\w+"), re.compile(r"[^\W\d_]{4,}")
 
 _EXAMPLES = """examples:
   python -m train.cloze --data sample:sci --lists 2000 --out runs/cloze
+  python -m train.cloze --data data/design --pictures 6000 --out runs/cloze-design
   python -m train.sft --config configs/sci.py:cloze --set data.source=runs/cloze
   python -m train.sft --config configs/sci.py:open_lists --set data.source=DIR,runs/cloze"""
 
@@ -47,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             open_source(arguments.data),
             Path(arguments.out),
             {"train": arguments.lists, "valid": arguments.valid},
+            {"train": arguments.pictures, "valid": arguments.valid * bool(arguments.pictures)},
             arguments.size,
             arguments.seed,
         )
@@ -58,12 +62,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write(
-    dataset: Dataset, folder: Path, counts: dict[str, int], size: int, seed: int
+    dataset: Dataset,
+    folder: Path,
+    counts: dict[str, int],
+    pictures: dict[str, int],
+    size: int,
+    seed: int,
 ) -> dict[str, int]:
-    """Write `split.jsonl` of each split with so many lists of `size`; returns how many there are.
+    """Write `split.jsonl` of each split with so many lists of `size` about texts and about
+    pictures; returns how many there are.
 
     Raises:
-        DatasetError: a split without enough different texts.
+        DatasetError: a split without enough different texts or pictures.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
@@ -75,6 +85,16 @@ def write(
                 f"{size}; choose a smaller --size or more data"
             )
         lists = list(lists_of(texts, count, size, random.Random(f"{seed} {split}"), split))
+        if pictures[split]:
+            shown = picture_cloze.pictures_of(dataset, split)
+            if len({picture.same for picture in shown}) < 2 * size:
+                raise DatasetError(
+                    f"{dataset.path}: {len(shown)} pictures in split {split!r} are too few for "
+                    f"lists of {size}; choose a smaller --size or --pictures 0"
+                )
+            rng = np.random.default_rng([seed, sorted(counts).index(split)])
+            some = pictures[split], size, rng, split, folder
+            lists += picture_cloze.lists_of(shown, *some)
         write_lines(folder / f"{split}.jsonl", map(json_line, lists))
         written[split] = len(lists)
     return written
@@ -180,7 +200,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", required=True, help="a dataset folder, or sample:sci")
     parser.add_argument("--lists", type=int, default=20_000, help="for training (default: 20000)")
-    parser.add_argument("--valid", type=int, default=400, help="held out (default: 400)")
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        default=0,
+        help="for training, that ask for a picture by the same picture, moved (default: 0)",
+    )
+    parser.add_argument(
+        "--valid", type=int, default=400, help="held out, of each sort (default: 400)"
+    )
     parser.add_argument("--size", type=int, default=16, help="candidates of a list (default: 16)")
     parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for JSONL files")

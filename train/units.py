@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from train.moving import moved
 from unirank_jax.batch import Bucket, empty_rows
 from unirank_jax.config import ModelConfig
 from unirank_jax.content import ImagePart, Part, TextPart
@@ -262,24 +263,8 @@ class PairSampler:
         return to_patches(self._move(self.image(image), rng), self.prompt.spec)
 
     def _move(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """The image turned, scaled and shifted at random, on white."""
         sizes = self.settings
-        if not (sizes.turn or sizes.zoom or sizes.shift):
-            return image
-        angle = np.deg2rad(rng.uniform(-sizes.turn, sizes.turn))
-        scale = 1.0 / rng.uniform(1.0 - sizes.zoom, 1.0 + sizes.zoom)
-        move_x, move_y = rng.uniform(-sizes.shift, sizes.shift, 2) * image.size
-        centre_x, centre_y = image.width / 2, image.height / 2
-        cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
-        back_x = centre_x - cos * (centre_x + move_x) - sin * (centre_y + move_y)
-        back_y = centre_y + sin * (centre_x + move_x) - cos * (centre_y + move_y)
-        return image.transform(
-            image.size,
-            Image.Transform.AFFINE,
-            (cos, sin, back_x, -sin, cos, back_y),
-            Image.Resampling.BILINEAR,
-            fillcolor=(255, 255, 255),
-        )
+        return moved(image, rng, sizes.turn, sizes.zoom, sizes.shift)
 
 
 def _families(units: Sequence[Unit], least: int) -> list[list[int]]:
