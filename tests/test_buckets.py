@@ -49,6 +49,7 @@ def test_without_quarters_all_rows_are_as_wide_as_the_longest() -> None:
     whole = Bucket(1, 8, 6, 40, 0, 0, cells=100)
     assert whole.blocks.sizes == ((6, 40),)
     assert replace(whole, second=10, third=4, fourth=0).blocks.sizes == ((2, 40), (1, 10), (2, 4))
+    assert str(whole) == "Bucket(prefixes=1, prefix_tokens=8, rows=6, tokens=40, cells=100)"
     padded = replace(whole, second=10, cells=0)
     assert padded.blocks.sizes == ((6, 40),), "where padding is computed there is one block"
 

@@ -94,6 +94,11 @@ class Bucket:
     third: int = WHOLE  # ... go from long to short unless these are WHOLE
     fourth: int = WHOLE
 
+    def __str__(self) -> str:
+        """The sizes that say something."""
+        told = (f"{name}={size}" for name, size in vars(self).items() if size not in (0, WHOLE))
+        return f"Bucket({', '.join(told)})"
+
     @property
     def blocks(self) -> Blocks:
         """The rows in quarters, those of equal width together; as one where padding is computed."""
