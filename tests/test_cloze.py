@@ -92,7 +92,7 @@ def test_pictures_ask_for_themselves(tmp_path: Path) -> None:
     for path in files[0]:
         assert (folders[0] / path).read_bytes() == (folders[1] / path).read_bytes()
     dataset = open_source(str(folders[0]))
-    assert dataset.query("train-picture-0").kind == "picture"
+    assert dataset.query(lists[0]["qid"]).kind == "picture"
 
 
 def test_errors_name_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

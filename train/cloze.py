@@ -84,7 +84,8 @@ def write(
                 f"{dataset.path}: {len(texts)} texts in split {split!r} are too few for lists of "
                 f"{size}; choose a smaller --size or more data"
             )
-        lists = list(lists_of(texts, count, size, random.Random(f"{seed} {split}"), split))
+        name = f"{split}-{dataset.fingerprint[:8]}"  # lists of several datasets go together
+        lists = list(lists_of(texts, count, size, random.Random(f"{seed} {split}"), name))
         if pictures[split]:
             shown = picture_cloze.pictures_of(dataset, split)
             if len({picture.same for picture in shown}) < 2 * size:
@@ -93,7 +94,7 @@ def write(
                     f"lists of {size}; choose a smaller --size or --pictures 0"
                 )
             rng = np.random.default_rng([seed, sorted(counts).index(split)])
-            some = pictures[split], size, rng, split, folder
+            some = pictures[split], size, rng, name, folder
             lists += picture_cloze.lists_of(shown, *some)
         write_lines(folder / f"{split}.jsonl", map(json_line, lists))
         written[split] = len(lists)
@@ -108,13 +109,13 @@ def texts_of(dataset: Dataset, split: str) -> list[str]:
 
 
 def lists_of(
-    texts: Sequence[str], count: int, size: int, rng: random.Random, split: str
+    texts: Sequence[str], count: int, size: int, rng: random.Random, name: str
 ) -> Iterator[dict[str, Any]]:
     """Up to `count` lists of one relevant and size - 1 other texts."""
     index = BM25Index(texts)
     sets = [set(words_of(text)) for text in texts]
     long = [i for i, text in enumerate(texts) if len(_LONG_WORD.findall(text)) >= LONG]
-    for number in tqdm(range(count), desc=f"cloze {split}", unit="list"):
+    for number in tqdm(range(count), desc=f"cloze {name}", unit="list"):
         among_long = len(long) >= 2 * size and rng.random() < 0.5
         place = rng.choice(long) if among_long else rng.randrange(len(texts))
         if among_long and rng.random() < 0.5:  # against others that lack a span, too
@@ -129,11 +130,11 @@ def lists_of(
         if len(others) < size - 1:
             continue  # words that nearly every text has
         yield {
-            "qid": f"{split}-query-{number}",
+            "qid": f"{name}-query-{number}",
             "kind": kind,
             "query": {"text": query},
             "candidates": [
-                {"did": f"{split}-text-{number}-{at}", "text": text, "grade": int(at == 0)}
+                {"did": f"{name}-text-{number}-{at}", "text": text, "grade": int(at == 0)}
                 for at, text in enumerate(shown)
             ],
         }

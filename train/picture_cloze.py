@@ -51,15 +51,15 @@ def lists_of(
     count: int,
     size: int,
     rng: np.random.Generator,
-    split: str,
+    name: str,
     folder: Path,
 ) -> Iterator[dict[str, Any]]:
-    """`count` lists of one relevant and size - 1 other pictures, which go to `folder`/images."""
+    """`count` lists (`name` begins their ids) of one relevant and size - 1 other pictures, which go to `folder`/images."""
     family: dict[str, list[int]] = defaultdict(list)
     for i, picture in enumerate(pictures):
         family[picture.family].append(i)
     album = Album(folder)
-    for number in tqdm(range(count), desc=f"pictures {split}", unit="list"):
+    for number in tqdm(range(count), desc=f"pictures {name}", unit="list"):
         place = int(rng.integers(len(pictures)))
         one = pictures[place]
         near = rng.permutation(family[one.family])[: size // 2]
@@ -69,15 +69,15 @@ def lists_of(
             taken = {one.same, *(pictures[j].same for j in others)}
             if len(others) < size - 1 and other.unit != one.unit and other.same not in taken:
                 others.append(int(i))
-        image = decode(one.source, f"{split} picture {place}")
+        image = decode(one.source, f"{name} picture {place}")
         yield {
-            "qid": f"{split}-picture-{number}",
+            "qid": f"{name}-picture-{number}",
             "kind": "picture",
             "query": {"image": album.add(moved(image, rng, TURN, ZOOM, SHIFT))},
             "candidates": [
                 {
-                    "did": f"{split}-picture-{number}-{at}",
-                    "image": album.add(decode(pictures[i].source, f"{split} picture {i}")),
+                    "did": f"{name}-picture-{number}-{at}",
+                    "image": album.add(decode(pictures[i].source, f"{name} picture {i}")),
                     "grade": int(at == 0),
                 }
                 for at, i in enumerate((place, *others))
