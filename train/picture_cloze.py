@@ -54,7 +54,8 @@ def lists_of(
     name: str,
     folder: Path,
 ) -> Iterator[dict[str, Any]]:
-    """`count` lists (`name` begins their ids) of one relevant and size - 1 other pictures, which go to `folder`/images."""
+    """`count` lists of one relevant and size - 1 other pictures, which go to `folder`/images;
+    their ids begin with `name`."""
     family: dict[str, list[int]] = defaultdict(list)
     for i, picture in enumerate(pictures):
         family[picture.family].append(i)
