@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unirank_jax.batch import Bucket, quarter_tokens
-from unirank_jax.buckets import COMPILE_PRICE, Buckets, fits, round_up, rung, union
+from unirank_jax.buckets import COMPILE_PRICE, Buckets, fits, roomy, round_up, rung, union
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,10 @@ def test_quarters_of_rows_hold_in_every_larger_bucket() -> None:
         need = Bucket(1, 8, len(lengths), **quarter_tokens(lengths), images=0, patches=0, cells=1)
         other = sorted(rng.integers(1, 200, rng.integers(1, 60)).tolist(), reverse=True)
         both = union([need, replace(need, rows=len(other), **quarter_tokens(other))])
-        for bucket in (need, both, round_up(both)):
+        need = replace(need, cells=sum(lengths))
+        both = union([need, replace(both, cells=max(sum(lengths), sum(other)))])
+        for bucket in (need, both, round_up(both), roomy(both)):
+            assert fits(need, bucket)
             widths = [width for rows, width in bucket.blocks.sizes for _ in range(rows)]
             assert len(widths) <= bucket.rows
             assert all(n <= width for n, width in zip(lengths, widths, strict=False))
@@ -54,8 +57,24 @@ def test_without_quarters_all_rows_are_as_wide_as_the_longest() -> None:
     assert padded.blocks.sizes == ((6, 40),), "where padding is computed there is one block"
 
 
+def test_few_long_rows_and_many_short_ones_share_a_narrow_bucket() -> None:
+    few = Bucket(1, 64, 8, **quarter_tokens([250] * 8), images=0, patches=0, cells=2000)
+    many = Bucket(1, 64, 120, **quarter_tokens([16] * 120), images=0, patches=0, cells=1920)
+    both = union([few, many])
+    assert both.blocks.sizes == ((30, 250), (90, 16)) and fits(few, both) and fits(many, both)
+    room = roomy(both)
+    assert room.blocks.sizes == ((32, 256), (96, 32))
+    assert fits(few, room) and fits(many, room)
+    middle = Bucket(1, 64, 40, **quarter_tokens([50] * 40), images=0, patches=0, cells=2000)
+    assert not fits(middle, room), "its row 32 is too long"
+    assert roomy(union([both, middle])).second == 64, "no row 32 of 2,048 cells has over 62"
+
+
 def random_need(rng: np.random.Generator) -> Bucket:
-    return Bucket(*(int(size) for size in rng.integers(1, 257, len(astuple(Bucket(*[0] * 6))))))
+    need = Bucket(*(int(size) for size in rng.integers(1, 257, len(astuple(Bucket(*[0] * 6))))))
+    widths = sorted([need.tokens, need.second, need.third, need.fourth], reverse=True)
+    need = replace(need, **dict(zip(("tokens", "second", "third", "fourth"), widths, strict=True)))
+    return replace(need, cells=sum(rows * width for rows, width in need.blocks.sizes))
 
 
 def test_every_batch_fits_its_bucket_and_programs_are_bounded() -> None:
@@ -64,7 +83,7 @@ def test_every_batch_fits_its_bucket_and_programs_are_bounded() -> None:
     for _ in range(500):
         need = random_need(rng)
         assert fits(need, buckets.choose(need))
-    assert len(buckets.chosen) <= 5 + 2  # one size after the other passes a power of two
+    assert len(buckets.chosen) <= 5 + 3  # one size after the other passes a power of two
 
 
 def test_a_new_program_takes_over_what_a_similar_one_holds() -> None:
@@ -94,7 +113,7 @@ def test_near_the_limit_one_program_holds_everything() -> None:
     many = Bucket(30, 64, 8, 32, 0, 0, cells=64)
     last = buckets.choose(many)
     assert all(fits(need, last) for need in (wide, tall, many))
-    narrow = replace(wide, **quarter_tokens([512, 60, 40, 20, 20, 20, 20, 20]))
+    narrow = replace(wide, **quarter_tokens([512, 60, 40, 20, 20, 20, 20, 20]), cells=712)
     full = Buckets("test", 1, lambda bucket: float(bucket.cells))
     assert full.choose(narrow).blocks.sizes == ((2, 512), (2, 64), (4, 32)), "as wide as needed"
     assert buckets.choose(union([wide, tall, many])) == last

@@ -112,6 +112,19 @@ class Bucket:
                 found.append((rows, width))
         return Blocks(tuple(found))
 
+    @property
+    def quarters(self) -> tuple[int, int, int]:
+        """The rows with which the second, third and last quarter begin."""
+        first, second, third, _ = np.cumsum(_quarters(self.rows)).tolist()
+        return first, second, third
+
+    def width_at(self, row: int) -> int:
+        """How many tokens the row at this place may have; WHOLE where rows are in no order."""
+        if row >= self.rows:
+            return 0
+        widths = (self.tokens, self.second, self.third, self.fourth)
+        return widths[sum(row >= start for start in self.quarters)]
+
 
 def quarter_tokens(lengths: Sequence[int]) -> dict[str, int]:
     """`tokens`, `second`, `third` and `fourth` of a `Bucket` for rows from long to short.

@@ -71,12 +71,26 @@ class Buckets:
 
 def fits(need: Bucket, bucket: Bucket) -> bool:
     """Whether a batch of these sizes runs in a bucket."""
-    return all(a <= b for a, b in zip(astuple(need), astuple(bucket), strict=True))
+    if need.rows > bucket.rows:
+        return False
+    sizes = zip(astuple(_in_rows(need, bucket.rows)), astuple(bucket), strict=True)
+    return all(a <= b for a, b in sizes)
 
 
 def union(buckets: list[Bucket]) -> Bucket:
     """The smallest bucket that holds all of them."""
-    return Bucket(*(max(sizes) for sizes in zip(*map(astuple, buckets), strict=True)))
+    rows = max(bucket.rows for bucket in buckets)
+    sizes = (astuple(_in_rows(bucket, rows)) for bucket in buckets)
+    return Bucket(*map(max, zip(*sizes, strict=True)))
+
+
+def _in_rows(bucket: Bucket, rows: int) -> Bucket:
+    """The same batches among as many rows, no fewer: its rows are in earlier quarters of them."""
+    if rows == bucket.rows:
+        return bucket
+    more = replace(bucket, rows=rows)
+    second, third, fourth = map(bucket.width_at, more.quarters)
+    return replace(more, second=second, third=third, fourth=fourth)
 
 
 def round_up(need: Bucket) -> Bucket:
@@ -85,11 +99,11 @@ def round_up(need: Bucket) -> Bucket:
     Cells and patch cells cost in proportion, so their ladder is fine; the others are coarse, and
     that of given features, which cost nothing but memory, is very coarse.
     """
+    need = _in_rows(need, rung(need.rows, 8, 2))
     return replace(
         need,
         prefixes=rung(need.prefixes, 1, 1),
         prefix_tokens=rung(need.prefix_tokens, 32, 2),
-        rows=rung(need.rows, 8, 2),
         tokens=rung(need.tokens, 32, 2),
         images=rung(need.images, 4, 2),
         patches=rung(need.patches, 64, 2),
@@ -105,9 +119,21 @@ def round_up(need: Bucket) -> Bucket:
 
 
 def roomy(need: Bucket) -> Bucket:
-    """Each size on the powers of two: what is a little larger later fits, too."""
-    room = {name: rung(size, 1, 1) for name, size in vars(round_up(need)).items()}
-    return replace(Bucket(**room), outer=round_up(need).outer)
+    """Each size on the powers of two: what is a little larger later fits, too.
+
+    Many rows of few cells cannot all be long: that at place n has at most cells / (n + 1) tokens.
+    """
+    up = round_up(need)
+    up = _in_rows(up, rung(up.rows, 1, 1))
+    room = Bucket(**{name: rung(size, 1, 1) for name, size in vars(up).items()})
+
+    def width(name: str, row: int) -> int:
+        most = -(-room.cells // (row + 1) // 8) * 8
+        return max(getattr(up, name), min(getattr(room, name), most))
+
+    names = ("second", "third", "fourth")
+    widths = {name: width(name, row) for name, row in zip(names, room.quarters, strict=True)}
+    return replace(room, outer=up.outer, **widths)
 
 
 def rung(size: int, least: int, steps: int) -> int:
