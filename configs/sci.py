@@ -148,8 +148,7 @@ def open_lists() -> TrainConfig:
 def mixed() -> TrainConfig:
     """The shipped default on the full sci and lists of `train.cloze`.
 
-    Passages and captions are few among molecules, and what a small model has learned of words that
-    come up again is lost in a leg without such lists.
+    Passages and captions are few among molecules; cloze lists ask for words that come up again.
     """
     lists = open_lists()
     return replace(

@@ -65,10 +65,12 @@ def lists_of(
         one = pictures[place]
         near = rng.permutation(family[one.family])[: size // 2]
         others: list[int] = []
-        for i in (*near, *rng.permutation(len(pictures))[: 4 * size]):
+        for i in (*near, *rng.permutation(len(pictures))):
+            if len(others) == size - 1:
+                break
             other = pictures[int(i)]
             taken = {one.same, *(pictures[j].same for j in others)}
-            if len(others) < size - 1 and other.unit != one.unit and other.same not in taken:
+            if other.unit != one.unit and other.same not in taken:
                 others.append(int(i))
         image = decode(one.source, f"{name} picture {place}")
         yield {

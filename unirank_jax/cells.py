@@ -62,10 +62,9 @@ class Cells:
         """(N, ...) -> the blocks (R_b, T_b, ...); what stands in unused cells means nothing."""
         if self._whole:
             return [self.rows(x)]
-        row, token, _ = self._cells
-        places = jnp.minimum(self._starts[row] + token, self.take.shape[0] - 1)
         real = jnp.arange(x.shape[0]) < self.lengths.sum()
-        parts = jnp.split(_permute(x, places, self._cell_of_token, real), self._ends[:-1])
+        cells = _permute(x, self._token_of_cell, self._cell_of_token, real)
+        parts = jnp.split(cells, self._ends[:-1])
         return [
             part.reshape(*size, *x.shape[1:]) for part, size in zip(parts, self._sizes, strict=True)
         ]
@@ -76,8 +75,8 @@ class Cells:
             return self.flat(blocks[0])
         row, token, _ = self._cells
         whole = jnp.concatenate([block.reshape(-1, *block.shape[2:]) for block in blocks])
-        places = jnp.minimum(self._starts[row] + token, self.take.shape[0] - 1)
-        return _permute(whole, self._cell_of_token, places, token < self.lengths[row])
+        real = token < self.lengths[row]
+        return _permute(whole, self._cell_of_token, self._token_of_cell, real)
 
     def part(self, x: Array) -> list[Array]:
         """(R, ...) -> the rows of each block."""
@@ -128,6 +127,12 @@ class Cells:
             first[start : start + rows] = cell + np.arange(rows) * width
             start, cell = start + rows, cell + rows * width
         return np.concatenate(row), np.concatenate(token), first
+
+    @property
+    def _token_of_cell(self) -> jax.Array:
+        """Which token of the flat run stands in each cell of the blocks; any for unused cells."""
+        row, token, _ = self._cells
+        return jnp.minimum(self._starts[row] + token, self.take.shape[0] - 1)
 
     @property
     def _cell_of_token(self) -> jax.Array:
