@@ -10,6 +10,7 @@ import pytest
 from test_formats_shared import lines
 
 from configs import sci
+from train.config import ConfigError
 from train.sft import open_data
 from unirank_jax.datasets.dataset import Dataset, DatasetError, open_source, sample
 from unirank_jax.datasets.overlay import write_lists
@@ -82,18 +83,26 @@ def test_names_in_a_configuration(paths: tuple[Path, Path], tmp_path: Path) -> N
     assert len(open_source(str(odd)).lists("train")) == 1, "a path with a comma that exists"
 
 
-def test_lists_of_a_file_replace_those_of_the_first_source(
+def test_lists_of_files_replace_those_of_their_source(
     paths: tuple[Path, Path], tmp_path: Path
 ) -> None:
     (kept,) = Dataset.open(paths[0]).lists("train")[1:]
-    write_lists(tmp_path / "x.jsonl", [kept])
-    data = replace(
-        sci.tiny().data,
-        source=f"{paths[0]},{paths[1]}",
-        lists=str(tmp_path / "x.jsonl"),
-    )
-    lists = open_data(data, ImageSpec(12, 2, 16, 16)).lists("train")
-    assert [ranked.qid for ranked in lists] == ["b", "c"]
+    (other,) = Dataset.open(paths[1]).lists("train")
+    first, second = str(tmp_path / "x.jsonl"), str(tmp_path / "y.jsonl")
+    write_lists(Path(first), [kept])
+    turned = replace(other, dids=other.dids[::-1], grades=other.grades[::-1])
+    write_lists(Path(second), [turned])
+    data = replace(sci.tiny().data, source=f"{paths[0]},{paths[1]}")
+
+    def read(lists: str) -> list[str]:
+        found = open_data(replace(data, lists=lists), ImageSpec(12, 2, 16, 16)).lists("train")
+        return [ranked.dids[0] for ranked in found]
+
+    assert read(first) == ["b-1", "c-1"]
+    assert read(f",{second}") == ["a-1", "b-1", "c-0"]
+    assert read(f"{first},{second}") == ["b-1", "c-0"]
+    with pytest.raises(ConfigError, match="3 files for 2 of data.source; give one for each"):
+        read(f"{first},,{second}")
 
 
 def test_a_chain_reads_like_a_sequence() -> None:

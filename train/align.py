@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from train import processes
 from train.align_step import make_policy_step
 from train.alignment import AnchorSettings, PolicySettings
 from train.compile_only import plan, render
@@ -114,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             step = AlignmentStage(replace(config, policy=policy)).step
             print(render(config, plan(config, arguments.compile_only, step, signals=True)))
             return 0
+        processes.join()
         accelerators = 0 if jax.default_backend() == "cpu" else jax.device_count()
         require_size(arguments.config, accelerators)
         check(config)
@@ -122,8 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             write_page(workdir)  # also of a run that a rule has ended
     except (*EXPECTED, StoppedError) as error:
-        print(f"train.align: {error}", file=sys.stderr)
-        return 1
+        return processes.failed("train.align", error, workdir)
     if not outcome.finished:
         print(f"stopped at step {outcome.step}; run the same command again to go on")
         return 143
@@ -165,12 +166,15 @@ def check(config: AlignConfig) -> None:
 def reference_logits(workdir: Path, data: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
     """The logits of stage 1 for all candidates, kept in the run's folder."""
     path = workdir / "cache" / f"reference-{data[:16]}.npy"
-    if not path.exists():
+    if processes.same(path.exists()):
+        return np.load(path, allow_pickle=False)
+    logits = compute()  # by all processes together
+    if jax.process_index() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp.npy")
-        np.save(temporary, compute(), allow_pickle=False)
+        np.save(temporary, logits, allow_pickle=False)
         temporary.replace(path)
-    return np.load(path, allow_pickle=False)
+    return logits
 
 
 if __name__ == "__main__":

@@ -74,7 +74,9 @@ def open_start(settings: ModelSettings, seed: int) -> Start:
 
 
 def keep_model_files(start: Start, workdir: Path) -> None:
-    """Put config.json and the tokenizer into the workdir."""
+    """Put config.json and the tokenizer into the workdir; process 0 does."""
+    if jax.process_index():
+        return
     folder = workdir / MODEL_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(start.config.to_hf(), indent=2) + "\n")

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from train import processes
 from train.config import ConfigError, load, parse, require_size
 from train.contenders import exported
 from train.evaluation import content
@@ -59,13 +60,14 @@ class RewardError(ValueError):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run or go on. Exit code 0 when the rewards are written, 1 on an error, 143 on SIGTERM."""
     arguments = parse("reward", __doc__ or "", "configs/sci_reward.py", argv)
+    workdir = Path(arguments.workdir)
     try:
+        processes.join()
         accelerators = 0 if jax.default_backend() == "cpu" else jax.device_count()
         require_size(arguments.config, accelerators)
-        return run(load(arguments.config, arguments.set), Path(arguments.workdir))
+        return run(load(arguments.config, arguments.set), workdir)
     except (*EXPECTED, RewardError) as error:
-        print(f"train.reward: {error}", file=sys.stderr)
-        return 1
+        return processes.failed("train.reward", error, workdir)
 
 
 def run(config: RewardConfig, workdir: Path) -> int:

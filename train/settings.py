@@ -46,7 +46,8 @@ class DataSettings:
     workers: int  # threads that read, decode and encode
     prefetch: int  # batches kept ready
     form: Form = "native"  # of the candidates
-    lists: str = ""  # a file of lists (train.mine) instead of the split's own; "" = its own
+    lists: str = ""  # files of lists (train.mine) instead of the sources' own, as many with
+    # commas, in their order; "" = its own
     preferences: str = ""  # a file of preferences (train.mine) for the losses that need them
     own_candidates: bool = False  # with `lists`: add what the query's own list has besides
     preference_noise: float = 0.0  # share of preferences turned round, to see what errors cost

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from train import adversary
+from train import adversary, processes
 from train.checkpoint import CheckpointError, Checkpoints
 from train.compile_only import plan, render
 from train.config import ConfigError, digest, load, parse, require_size
@@ -50,24 +50,32 @@ from unirank_jax.programs import keep_programs
 from unirank_jax.prompt import DEFAULT_INSTRUCTION, Prompt
 from unirank_jax.tokenizer import Tokenizer
 
-EXPECTED = (ConfigError, CheckpointError, ContentError, NonFiniteError, ValueError)
+EXPECTED = (
+    ConfigError,
+    CheckpointError,
+    ContentError,
+    NonFiniteError,
+    ValueError,
+    jax.errors.JaxRuntimeError,  # of several processes, when one is lost
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run or resume. Exit code 0 when finished, 1 on an error, 143 when stopped by SIGTERM."""
     arguments = parse("sft", __doc__ or "", "configs/sci.py", argv, compiles=True)
+    workdir = Path(arguments.workdir)
     try:
         config: TrainConfig = load(arguments.config, arguments.set)
         if arguments.compile_only:
             step = SupervisedStage(config).step
             print(render(config, plan(config, arguments.compile_only, step)))
             return 0
+        processes.join()
         accelerators = 0 if jax.default_backend() == "cpu" else jax.device_count()
         require_size(arguments.config, accelerators)
-        outcome = train(config, Path(arguments.workdir))
+        outcome = train(config, workdir)
     except EXPECTED as error:
-        print(f"train.sft: {error}", file=sys.stderr)
-        return 1
+        return processes.failed("train.sft", error, workdir)
     if not outcome.finished:
         print(f"stopped at step {outcome.step}; run the same command again to go on")
         return 143
@@ -84,6 +92,7 @@ def train(config: TrainConfig, workdir: Path, stage: Stage | None = None) -> Out
     start = open_start(config.model, config.seed)
     prompt = make_prompt(config, start)
     dataset = open_data(config.data, prompt.spec)
+    processes.agree({"configuration": digest(config), "data": dataset.fingerprint})
     settings = plan_settings(config, mesh, prompt)
     index = cached_index(dataset, config.data.train_split, prompt, workdir / "cache")
     plan = TrainPlan(index, settings)
@@ -182,17 +191,22 @@ def train(config: TrainConfig, workdir: Path, stage: Stage | None = None) -> Out
 
 
 def open_data(settings: DataSettings, spec: ImageSpec) -> Dataset:
-    """The dataset of a run: its lists or those of a file for training (of several sources those
-    of the first one), candidates in their form.
+    """The dataset of a run: its lists or those of files for training, candidates in their form.
 
     Raises:
+        ConfigError: more files than sources.
         DatasetError: data, lists or stand-ins that cannot be read.
     """
     parts = [open_source(part) for part in sources(settings.source)]
-    if settings.lists:
-        parts[0] = overlaid(
-            parts[0], settings.train_split, settings.lists, own=settings.own_candidates
+    files = [settings.lists] if Path(settings.lists).exists() else settings.lists.split(",")
+    if len(files) > len(parts):
+        raise ConfigError(
+            f"data.lists: {len(files)} files for {len(parts)} of data.source; give one for each "
+            "source, with commas, empty where a source has its own lists"
         )
+    for n, file in enumerate(files):
+        if file:
+            parts[n] = overlaid(parts[n], settings.train_split, file, own=settings.own_candidates)
     return in_form(parts[0] if len(parts) == 1 else Union(parts), settings.form, spec)
 
 

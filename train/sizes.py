@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -111,7 +113,7 @@ def cached_index(dataset: Dataset, split: str, prompt: Prompt, folder: Path) -> 
             return Index(**{field.name: stored[field.name] for field in fields(Index)})
     index = build_index(dataset, split, prompt)
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp.npz")
+    temporary = path.with_suffix(f".{os.getpid()}-{platform.node()}.tmp.npz")  # one per process
     np.savez(temporary, **{field.name: getattr(index, field.name) for field in fields(Index)})
     temporary.replace(path)
     return index
