@@ -37,9 +37,9 @@ from benchmarks.workloads import passage, picture
 from configs.sci import tiny
 from train.data import Micro, empty_targets, to_devices
 from train.initial import make_layout, open_start
+from train.inputs import make_prompt
 from train.ranking import RankingObjective
 from train.settings import TrainConfig
-from train.sft import make_prompt
 from train.step import (
     TrainState,
     initial_state,

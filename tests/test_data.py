@@ -263,7 +263,7 @@ def test_the_index_is_read_once_per_data_prompt_and_budget(
 ) -> None:
     first = cached_index(dataset, "train", prompt, tmp_path)
     calls: list[str] = []
-    monkeypatch.setattr(sizes, "build_index", lambda *a: calls.append(a[1]) or first)
+    monkeypatch.setattr(sizes, "build_index", lambda *a, **k: calls.append(a[1]) or first)
     second = cached_index(dataset, "train", prompt, tmp_path)
     assert not calls
     for name in ("queries", "items", "grades", "starts", "item_sizes", "query_sizes"):

@@ -19,9 +19,9 @@ from train import evaluate
 from train.config import ConfigError, from_dict, load, to_dict
 from train.contenders import named
 from train.forms import FormedExamples, Shown, cost, split_form
+from train.inputs import open_data
 from train.report import describe_run
 from train.settings import TrainConfig
-from train.sft import open_data
 from unirank_jax.content import TextPart
 from unirank_jax.datasets import stand_ins
 from unirank_jax.datasets.dataset import Dataset, DatasetError

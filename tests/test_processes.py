@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -50,19 +51,21 @@ def test_a_lost_process_ends_the_other_and_one_alone_goes_on(tmp_path: Path) -> 
     overrides = tiny_run.settings(data, model, evaluation__every_steps=0, **changes)
     unbroken, broken = (arguments(tmp_path / name, overrides) for name in ("unbroken", "broken"))
 
-    two = Several(broken, 2, 1, notes=tmp_path / "two", fatal=6)
+    two = Several(broken, 2, 1, notes=tmp_path / "two", fatal=7)
     two.processes[1].wait()
     began = time.monotonic()
     codes = two.wait(90)
     said = two.said(0).read_text()
     assert codes[0] != 0 and time.monotonic() - began < 40, said
-    assert codes[0] != LOST or "run the same command on all hosts again" in said, said
+    assert codes[0] != LOST or "ends because another one is lost" in said, said
+    assert codes[0] == LOST or "unhealthy (stopped sending heartbeats):\n1\n" in said, said
+    assert "no sign of life for 10 s" in said and "same command on all hosts again" in said, said
     assert "process 0 of 2 on " in said and "process 1 of 2 on " in two.output()
     read = [set(two.read(n).read_text().split()) for n in (0, 1)]
     assert read[0] and read[1]  # each encodes its own part of a batch; an epoch holds every list
 
     one = Several(broken, 1, 2, notes=tmp_path / "one").finish()
-    assert "step 3 of 8" in one.said(0).read_text()  # what the two had saved
+    assert re.search("step [36] of 8", one.said(0).read_text())  # what the two had saved
     whole = Several(unbroken, 1, 2, notes=tmp_path / "whole").finish()
     losses = [
         np.array([line["loss"] for line in tiny_run.series(tmp_path / name)])

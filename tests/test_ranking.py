@@ -13,8 +13,8 @@ import tiny_run
 from train.config import load
 from train.evaluation import evaluate_scores, examples_of
 from train.initial import open_start
+from train.inputs import make_prompt
 from train.ranking import METRICS, make_evaluation
-from train.sft import make_prompt
 from unirank_jax import sharding
 from unirank_jax.datasets.dataset import Dataset
 from unirank_jax.datasets.overlay import Overlay

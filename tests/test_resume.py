@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import tiny_run
 
+from train import report
 from train.checkpoint import Checkpoints, Meta
 from train.loop import Item, Outcome, Schedule, resume, run
 from train.report import NonFiniteError, Report, cut
@@ -93,6 +94,21 @@ def test_a_killed_run_started_again_is_the_unbroken_run(tmp_path: Path) -> None:
     assert expected.keys() == found.keys() and len(expected) > 50
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_the_timing_of_a_line_tells_waiting_from_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(report.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(report, "BEGAN", -30.0)  # half a minute to start
+    with Report(tmp_path, 2, 4, 0, None) as kept:
+        for step in range(1, 5):
+            now[0] += 10.0
+            kept.step(step, {"loss": 1.0}, (), waited=4.0)
+        kept.flush()
+    last = kept.lines[-1]["timing"]
+    assert len(kept.lines) == 2 and last["goodput"] == pytest.approx((40 - 16) / 70)
 
 
 # The loop alone -----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from test_formats_shared import lines
 
 from configs import sci
 from train.config import ConfigError
-from train.sft import open_data
+from train.inputs import open_data
 from unirank_jax.datasets.dataset import Dataset, DatasetError, open_source, sample
 from unirank_jax.datasets.overlay import write_lists
 from unirank_jax.datasets.union import Chain, Union

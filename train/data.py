@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from train.loop import Item
 from train.plan import BatchPlan, Chosen, EvaluationPlan, PlanSettings, TrainPlan, chunked
+from train.quarantine import Quarantine
 from train.settings import TrainConfig
 from train.signals import Signals, SignalTable
 from train.sizes import Index
@@ -24,6 +25,7 @@ from train.step import micro_sharding
 from unirank_jax import sharding
 from unirank_jax.batch import Batch, Bucket, Targets
 from unirank_jax.config import ModelConfig
+from unirank_jax.content import ContentError
 from unirank_jax.datasets.dataset import Dataset
 from unirank_jax.packing import pack
 from unirank_jax.prompt import Encoded, Prompt
@@ -48,15 +50,19 @@ class Encoder:
         config: ModelConfig,
         settings: PlanSettings,
         signals: SignalTable | None = None,
+        quarantine: Quarantine | None = None,
     ) -> None:
+        """quarantine: takes the lists that cannot be read; None: they are errors."""
         self.dataset, self.index, self.prompt = dataset, index, prompt
         self.config, self.settings, self.signals = config, settings, signals
+        self.quarantine = quarantine
 
     def shard(self, lists: list[Chosen], bucket: Bucket) -> list[Micro]:
         """One shard of one micro-batch as numpy arrays with S = 1: a `Micro` for each chunk.
 
         Raises:
-            ContentError: a content that cannot be encoded, by query and candidate id.
+            ContentError: a content that cannot be encoded, by query and candidate id, where the
+                quarantine takes no more.
         """
         size = self.settings.list_size // self.settings.chunks
         micros = [self._chunk(part, bucket, size) for part in chunked(lists, self.settings)]
@@ -73,13 +79,16 @@ class Encoder:
         rows: list[tuple[Encoded, int, int]] = []  # with its list, or document, and its place
         targets = empty_targets(bucket.rows // size, size)
         for g, chosen in enumerate(lists):
-            query, candidates = self._encode(chosen)
-            count = len(candidates)
+            encoded = self._encode_or_leave_out(chosen)
+            if encoded is None:
+                continue  # its place stays empty
+            query, candidates = encoded
+            count, first = len(candidates), len(prefixes)
             if self.prompt.document_first:
-                rows += [(query, len(prefixes) + at, g * size + at) for at in range(count)]
+                rows += [(query, first + at, g * size + at) for at in range(count)]
                 prefixes += candidates
             else:
-                rows += [(one, g, g * size + at) for at, one in enumerate(candidates)]
+                rows += [(one, first, g * size + at) for at, one in enumerate(candidates)]
                 prefixes.append(query)
             grades = self.index.grades[chosen.slots]
             targets.grade[0, g, :count] = grades
@@ -94,6 +103,15 @@ class Encoder:
         targets.label_row.reshape(-1)[[place for *_, place in rows]] = np.arange(len(rows))
         sequences, owners = [row for row, *_ in rows], [owner for _, owner, _ in rows]
         return Micro(pack(self.config, prefixes, sequences, owners, bucket, outer), targets)
+
+    def _encode_or_leave_out(self, chosen: Chosen) -> tuple[Encoded, list[Encoded]] | None:
+        try:
+            return self._encode(chosen)
+        except ContentError as error:
+            if self.quarantine is None:
+                raise
+            self.quarantine.leave_out(str(self.index.queries[chosen.number]), error)
+            return None
 
     def _encode(self, chosen: Chosen) -> tuple[Encoded, list[Encoded]]:
         """The query's side, with the static part where it comes first, and the candidates."""

@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 LOST_AFTER = 60  # seconds without a sign of life after which a process counts as lost
 WAIT = "UNIRANK_LOST_AFTER"  # the variable that says otherwise
-LOST = 75  # exit code: try again
+LOST = 75  # exit code where a collective fails before that: try again
 
 
 class ProcessesError(ValueError):
@@ -33,7 +33,8 @@ class ProcessesError(ValueError):
 def join() -> None:
     """Join the other processes, where a launcher or the environment says that there are some.
 
-    Call it before anything touches a device. Prints a line per process.
+    Call it before anything touches a device. Prints a line per process. From here on JAX ends
+    this process (abort, which process is lost on stderr) when another one gives no sign of life.
 
     Raises:
         ProcessesError: the environment names some of the three variables, or no numbers.
@@ -50,6 +51,12 @@ def join() -> None:
         f"process {jax.process_index()} of {jax.process_count()} on {platform.node()}: {here}",
         flush=True,
     )
+    if jax.process_index() == 0:
+        print(
+            f"when a process gives no sign of life for {seconds} s ({WAIT}), the others end too; "
+            "the same command on all hosts again goes on from the last checkpoint",
+            flush=True,
+        )
 
 
 def launched(environment: Mapping[str, str], tpu: bool) -> dict[str, Any] | None:

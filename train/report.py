@@ -26,6 +26,7 @@ import tqdm
 from train.config import ConfigError, completed, differences, digest, to_dict
 
 GUARDED = ("loss", "grad_norm")  # a run stops when one of these is not finite
+BEGAN = time.perf_counter()  # about when the process did
 KEPT = 3  # of the last lines of training, beside the first, for the rule
 
 Line = dict[str, Any]
@@ -62,6 +63,7 @@ class Report:
         self._window = time.perf_counter()
         self._window_steps = 0
         self._waited = 0.0
+        self._useful = 0.0  # seconds that went into updates
         self.history, self.rule = list(history), rule  # the first line of training, the last ones
         self.verdict: str | None = None  # what the rule says after the last line
         self.lines: list[dict[str, Any]] = []  # of this process, for callers and tests
@@ -157,12 +159,18 @@ class Report:
         self._sums = {}
 
     def _timing(self) -> dict[str, float]:
-        """Rates of the window: differ from run to run, so they stand apart from the metrics."""
+        """Rates of the window: differ from run to run, so they stand apart from the metrics.
+
+        goodput: the share of the process's life so far that went into updates, not into starting,
+        evaluating or waiting for data (an update's compilation counts as update).
+        """
         seconds = max(time.perf_counter() - self._window, 1e-9)
         steps = max(self._window_steps, 1)
+        self._useful += max(seconds - self._waited, 0.0)
         timing = {
             "steps_per_second": steps / seconds,
             "data_wait_fraction": min(self._waited / seconds, 1.0),
+            "goodput": self._useful / (time.perf_counter() - BEGAN),
         }
         if "pairs" in self._sums:
             timing["pairs_per_second"] = self._sums["pairs"][0] / seconds

@@ -24,9 +24,10 @@ from train import processes
 from train.config import ConfigError, load, parse, require_size
 from train.contenders import exported
 from train.evaluation import content
+from train.inputs import open_data
 from train.mine import read
 from train.settings import TrainConfig
-from train.sft import EXPECTED, open_data, train
+from train.sft import EXPECTED, train
 from train.signals import read_preferences
 from unirank_jax.datasets.dataset import Dataset, open_source
 from unirank_jax.datasets.formats.writing import json_line, write_lines

@@ -50,6 +50,7 @@ class DataSettings:
     # commas, in their order; "" = its own
     preferences: str = ""  # a file of preferences (train.mine) for the losses that need them
     own_candidates: bool = False  # with `lists`: add what the query's own list has besides
+    bad_lists: int = 0  # training lists per process that may be left out as they cannot be read
     preference_noise: float = 0.0  # share of preferences turned round, to see what errors cost
 
 

@@ -23,11 +23,13 @@ from train.compile_only import plan, render
 from train.config import ConfigError, digest, load, parse, require_size
 from train.data import Encoder, plan_settings, train_batches
 from train.initial import Start, cast, keep_model_files, make_layout, open_start
+from train.inputs import make_prompt, manifest, open_data
 from train.loop import Outcome, Schedule, resume, run
 from train.plan import TrainPlan
+from train.quarantine import Quarantine
 from train.ranking import ADVERSARY, METRICS, RankingObjective, logits_of, make_evaluation
 from train.report import NonFiniteError, Report, describe_run
-from train.settings import DataSettings, TrainConfig
+from train.settings import TrainConfig
 from train.sizes import cached_index
 from train.stage import Stage, SupervisedStage
 from train.step import (
@@ -38,17 +40,8 @@ from train.step import (
     state_shardings,
 )
 from unirank_jax import sharding
-from unirank_jax.calibration import IDENTITY
 from unirank_jax.content import ContentError
-from unirank_jax.datasets.dataset import Dataset, open_source, sources
-from unirank_jax.datasets.forms import in_form
-from unirank_jax.datasets.overlay import overlaid
-from unirank_jax.datasets.union import Union
-from unirank_jax.images import ImageSpec
-from unirank_jax.manifest import LABEL_TOKENS, Manifest
 from unirank_jax.programs import keep_programs
-from unirank_jax.prompt import DEFAULT_INSTRUCTION, Prompt
-from unirank_jax.tokenizer import Tokenizer
 
 EXPECTED = (
     ConfigError,
@@ -94,7 +87,10 @@ def train(config: TrainConfig, workdir: Path, stage: Stage | None = None) -> Out
     dataset = open_data(config.data, prompt.spec)
     processes.agree({"configuration": digest(config), "data": dataset.fingerprint})
     settings = plan_settings(config, mesh, prompt)
-    index = cached_index(dataset, config.data.train_split, prompt, workdir / "cache")
+    tolerant = config.data.bad_lists > 0
+    index = cached_index(
+        dataset, config.data.train_split, prompt, workdir / "cache", tolerant=tolerant
+    )
     plan = TrainPlan(index, settings)
     layout, adapters = make_layout(start.config, config.lora, config.seed)
     places = layout.shardings(mesh)
@@ -145,7 +141,8 @@ def train(config: TrainConfig, workdir: Path, stage: Stage | None = None) -> Out
             return logits_of(objective, cast(whole, dtypes), encoder, settings, mesh)
 
         signals = stage.signals(index, workdir, dataset.fingerprint, first_logits)
-        encoder = Encoder(dataset, index, prompt, start.config, settings, signals)
+        quarantine = Quarantine(workdir / quarantined(), config.data.bad_lists)
+        encoder = Encoder(dataset, index, prompt, start.config, settings, signals, quarantine)
         step = stage.step(objective, optimizer, state_places, frozen, mesh)
         evaluate = make_evaluation(
             config, objective, dataset, prompt, start.config, mesh, workdir, frozen
@@ -186,63 +183,16 @@ def train(config: TrainConfig, workdir: Path, stage: Stage | None = None) -> Out
         if jax.process_index() == 0:
             best = checkpoints.best
             print(f"step {outcome.step}, best step {best}, {step.programs} compiled programs")
+            if quarantine.qids:
+                print(f"{len(quarantine.qids)} lists were left out: {quarantine.path}")
             print(f"export it: python -m train.export --workdir {workdir} --step best --out DIR")
     return outcome
 
 
-def open_data(settings: DataSettings, spec: ImageSpec) -> Dataset:
-    """The dataset of a run: its lists or those of files for training, candidates in their form.
-
-    Raises:
-        ConfigError: more files than sources.
-        DatasetError: data, lists or stand-ins that cannot be read.
-    """
-    parts = [open_source(part) for part in sources(settings.source)]
-    files = [settings.lists] if Path(settings.lists).exists() else settings.lists.split(",")
-    if len(files) > len(parts):
-        raise ConfigError(
-            f"data.lists: {len(files)} files for {len(parts)} of data.source; give one for each "
-            "source, with commas, empty where a source has its own lists"
-        )
-    for n, file in enumerate(files):
-        if file:
-            parts[n] = overlaid(parts[n], settings.train_split, file, own=settings.own_candidates)
-    return in_form(parts[0] if len(parts) == 1 else Union(parts), settings.form, spec)
-
-
-def make_prompt(config: TrainConfig, start: Start) -> Prompt:
-    """The prompt of a run."""
-    data, vision = config.data, start.config.vision
-    spec = ImageSpec(
-        vision.patch_size, vision.merge_size, data.min_visual_tokens, data.max_visual_tokens
-    )
-    return Prompt(
-        Tokenizer.from_file(start.tokenizer),
-        data.prompt_id,
-        spec,
-        data.max_tokens,
-        data.max_query_tokens,
-        instruction=data.instruction or DEFAULT_INSTRUCTION,
-    )
-
-
-def manifest(config: TrainConfig, prompt: Prompt, start: Start) -> Manifest:
-    """What travels with every checkpoint and export of this run."""
-    return Manifest(
-        prompt_id=config.data.prompt_id,
-        instruction=prompt.instruction,
-        label_tokens=LABEL_TOKENS,
-        label_ids=prompt.label_ids,
-        min_visual_tokens=config.data.min_visual_tokens,
-        max_visual_tokens=config.data.max_visual_tokens,
-        max_tokens=config.data.max_tokens,
-        max_query_tokens=config.data.max_query_tokens,
-        calibration=IDENTITY,
-        base=start.name,
-        base_revision=None,
-        dtype="float32",
-        train_config_hash=digest(config),
-    )
+def quarantined() -> str:
+    """The name of this process's file of lists that were left out."""
+    process = jax.process_index()
+    return f"quarantine-{process}.jsonl" if process else "quarantine.jsonl"
 
 
 def announce(
@@ -293,6 +243,7 @@ def _check(config: TrainConfig) -> None:
         (config.data.max_positives > 0, "data.max_positives must be at least 1"),
         (config.data.length_window > 0, "data.length_window must be at least 1"),
         (config.data.buckets > 0, "data.buckets must be at least 1"),
+        (config.data.bad_lists >= 0, "data.bad_lists must be 0 or more"),
         (
             bool(config.data.preferences)
             or not any(config.loss.get(name) for name in ("preference", "centre")),

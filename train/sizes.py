@@ -10,14 +10,18 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from unirank_jax.content import ContentError
 from unirank_jax.datasets.dataset import Dataset
 from unirank_jax.prompt import Length, Prompt
+
+NOTHING = Length(0, (), False)  # of what cannot be read
 
 
 class PlanError(ValueError):
@@ -50,13 +54,24 @@ class Index:
         return self.grades[slots] >= self.rel_min[number]
 
 
-def build_index(dataset: Dataset, split: str, prompt: Prompt) -> Index:
+def build_index(dataset: Dataset, split: str, prompt: Prompt, *, tolerant: bool = False) -> Index:
     """Read every list, query and candidate of a split once; images by their headers only.
+
+    tolerant: a content that cannot be encoded takes no room; whoever encodes it will see.
 
     Raises:
         ContentError: a content that cannot be encoded, by its id.
         PlanError: the split has no list.
     """
+
+    def length(measure: Callable[..., Length], *content: Any) -> Length:
+        try:
+            return measure(*content)
+        except ContentError:
+            if not tolerant:
+                raise
+            return NOTHING
+
     rows: dict[str, int] = {}
     items: list[int] = []
     lists = list(dataset.lists(split))
@@ -67,14 +82,14 @@ def build_index(dataset: Dataset, split: str, prompt: Prompt) -> Index:
     queries = [dataset.query(ranked.qid) for ranked in lists]
     # One at a time: in the form "image" an item holds the pixels of its picture.
     seen = [
-        (prompt.candidate_length(item.parts, f"candidate {item.did}", 0), item.modality)
+        (length(prompt.candidate_length, item.parts, f"candidate {item.did}", 0), item.modality)
         for item in map(dataset.item, rows)
     ]
     return Index(
         queries=np.array([query.qid for query in queries]),
         kinds=np.array([query.kind for query in queries]),
         query_sizes=_sizes(
-            prompt.query_length(query.parts, query.instruction, f"query {query.qid}")
+            length(prompt.query_length, query.parts, query.instruction, f"query {query.qid}")
             for query in queries
         ),
         rel_min=np.array([query.rel_min for query in queries], np.int32),
@@ -94,7 +109,9 @@ def build_index(dataset: Dataset, split: str, prompt: Prompt) -> Index:
     )
 
 
-def cached_index(dataset: Dataset, split: str, prompt: Prompt, folder: Path) -> Index:
+def cached_index(
+    dataset: Dataset, split: str, prompt: Prompt, folder: Path, *, tolerant: bool = False
+) -> Index:
     """`build_index`, kept in `folder` under a name made of everything that it depends on."""
     key = {
         "fields": [field.name for field in fields(Index)],
@@ -111,7 +128,7 @@ def cached_index(dataset: Dataset, split: str, prompt: Prompt, folder: Path) -> 
     if path.exists():
         with np.load(path, allow_pickle=False) as stored:
             return Index(**{field.name: stored[field.name] for field in fields(Index)})
-    index = build_index(dataset, split, prompt)
+    index = build_index(dataset, split, prompt, tolerant=tolerant)
     folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}-{platform.node()}.tmp.npz")  # one per process
     np.savez(temporary, **{field.name: getattr(index, field.name) for field in fields(Index)})

@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -188,11 +189,13 @@ class _LineReader:
         if not isinstance(part, ImagePart):
             return part
         field = place + part.place
-        path, root = Path(str(part.source)), self.root.resolve()
+        path, root = Path(str(part.source)), _real(self.root)
         if path.is_absolute():
             self.problem(field, f"{str(path)!r} is absolute", "give a path beside the .jsonl file")
             return None
-        target = (root / path).resolve()
+        target = _real((root / path).parent) / path.name
+        if path.name in ("", "..") or target.is_symlink():
+            target = (root / path).resolve()
         if not target.is_relative_to(root):
             self.problem(
                 field,
@@ -206,7 +209,7 @@ class _LineReader:
         return ImagePart(str(target), part.place)
 
     def _dup_id(self, parts: Sequence[Part]) -> str:
-        root = self.root.resolve()
+        root = _real(self.root)
         return dup_id_of(
             *(
                 Path(str(part.source)).relative_to(root).as_posix().encode()
@@ -249,6 +252,12 @@ class _LineReader:
         else:
             return value
         return None
+
+
+@lru_cache(maxsize=4096)
+def _real(folder: Path) -> Path:
+    """A folder without symbolic links; kept, since thousands of pictures lie in one."""
+    return folder.resolve()
 
 
 def _kind(value: Any) -> str:
