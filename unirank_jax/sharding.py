@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -39,8 +40,11 @@ class ShardingError(ValueError):
 def mesh(data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A (data, fsdp, tensor) mesh; exactly one size may be -1 and is then derived.
 
+    TPU slices lie along `data`: between them only the sums of gradients travel.
+
     Raises:
-        ShardingError: the sizes do not multiply to the number of devices.
+        ShardingError: the sizes do not multiply to the number of devices, or `data` not to that of
+            slices.
     """
     available = list(jax.devices() if devices is None else devices)
     sizes = [data, fsdp, tensor]
@@ -52,9 +56,18 @@ def mesh(data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] | None
             f"mesh (data={data}, fsdp={fsdp}, tensor={tensor}) needs {abs(int(np.prod(sizes)))} "
             f"devices, {len(available)} are here; set one of the sizes to -1"
         )
-    return jax.make_mesh(
-        tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=available
-    )
+    types = (AxisType.Auto,) * 3
+    slices = len({getattr(d, "slice_index", 0) for d in available if d.platform == "tpu"})
+    if slices > 1:
+        if sizes[0] % slices:
+            raise ShardingError(
+                f"mesh data={sizes[0]} over {slices} slices; make data a multiple of {slices}, "
+                "since slices hold copies of the parameters"
+            )
+        inside = (sizes[0] // slices, *sizes[1:])
+        placed = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), available)
+        return Mesh(placed, MESH_AXES, axis_types=types)
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=types, devices=available)
 
 
 def shard_count(mesh: Mesh) -> int:
