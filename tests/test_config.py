@@ -183,3 +183,9 @@ def test_a_config_file_may_import_its_neighbours(
     alone.write_text("from configs_elsewhere import sci\n")
     with pytest.raises(ConfigError, match=r"mine\.py: No module named 'configs_elsewhere'; keep"):
         load(str(alone))
+
+
+def test_a_run_in_a_bucket_is_refused_before_it_begins(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("sft", "", "configs/sci.py", ["--workdir", "gs://bucket/run"])
+    assert "--workdir gs://bucket/run: addresses are not read; mount" in capsys.readouterr().err

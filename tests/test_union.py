@@ -112,3 +112,8 @@ def test_a_chain_reads_like_a_sequence() -> None:
     for index in (3, -4):
         with pytest.raises(IndexError):
             chain[index]
+
+
+def test_an_address_is_an_error_that_names_the_remedy() -> None:
+    with pytest.raises(DatasetError, match="gs://bucket/sci': addresses are not read; mount"):
+        open_source("sample:sci,gs://bucket/sci")

@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from unirank_jax.datasets.dataset import MOUNT
+
 # Fields that change how a run goes, not what it computes: a resumed run may change them.
 OPERATIONAL = ("mesh", "checkpoint", "evaluation", "log", "data.workers", "data.prefetch")
 
@@ -224,6 +226,8 @@ Running the same command again resumes the run, bit for bit on the same devices.
             "estimate its speed; nothing is read or run (needs libtpu)",
         )
     arguments = parser.parse_args(argv)
+    if "://" in (arguments.workdir or ""):
+        parser.error(f"--workdir {arguments.workdir}: {MOUNT}")
     if arguments.workdir is None:
         path, size = split_spec(arguments.config)
         arguments.workdir = f"runs/{command}-{Path(path).stem}-{size or 'tiny'}"

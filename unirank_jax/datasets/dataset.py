@@ -22,6 +22,10 @@ from unirank_jax.datasets.records import (
 from unirank_jax.images import image_size
 
 META_NAME = "meta.json"
+MOUNT = (
+    "addresses are not read; mount the bucket on every host (gcsfuse BUCKET /mnt/bucket) and give "
+    "the path"
+)
 
 
 class DatasetError(ValueError):
@@ -149,6 +153,8 @@ def open_source(source: str) -> Dataset:
 
     if "," in source and not Path(source).exists():
         return Union([open_source(part) for part in sources(source)])
+    if "://" in source:
+        raise DatasetError(f"{source!r}: {MOUNT}")
     kind, colon, name = source.partition(":")
     return sample(name) if colon and kind == "sample" else Dataset.open(source)
 
