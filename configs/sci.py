@@ -31,6 +31,22 @@ Two baselines of the last leg, the same updates on the same lists in another for
         image=runs/sft-sci-as_image:image text=runs/sft-sci-as_text:text
     python benchmarks/forms.py --data DIR --model ...  # the same models: milliseconds per list
 
+On several hosts every process runs the same command on the same data, code and model; `--workdir`
+and `data.source` are folders that all of them see (a bucket is mounted with gcsfuse). TPU pods,
+Slurm and Open MPI are recognised:
+
+    gcloud compute tpus tpu-vm ssh NAME --worker=all --command="cd unirank_jax && \\
+        gcsfuse --implicit-dirs BUCKET /mnt/bucket && python -m train.sft \\
+        --config configs/sci.py:8b --set data.source=/mnt/bucket/sci mesh.fsdp=16 \\
+        --workdir /mnt/bucket/runs/8b"
+    srun python -m train.sft --config configs/sci.py:8b --set mesh.fsdp=8 --workdir /shared/8b
+    python -m train.sft --config configs/sci.py:8b --set mesh.fsdp=8  # one host of 8 x H100
+
+By hand, on each host, before the command: JAX_COORDINATOR_ADDRESS=HOST0:1234 JAX_NUM_PROCESSES=4
+JAX_PROCESS_ID=0 (to 3). Several TPU slices lie along `mesh.data`. Before a pod is paid for,
+`--compile-only v6e:4x4` says whether the step fits its chips. SIGTERM saves; the same command
+again, on as many hosts or fewer, goes on.
+
 Add `--set data.source=DIR` for the full data, which `python -m unirank_jax.datasets.build` makes,
 or for a folder of your own, and `--workdir DIR` to name the run's folder. The same command again
 resumes. The published weights are fetched from the hub; `--set model.init=FOLDER` uses local ones.
