@@ -1,7 +1,7 @@
 """Weights in the published layout: streamed loading and verified writing of safetensors.
 
 Loading iterates our parameters and reads, for each device, only the bytes of its block; writing
-holds one shard at a time and reopens what it wrote. Both go through the strict table of `keys.py`.
+holds one tensor at a time and reopens what it wrote. Both go through the strict table of `keys.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, SingleDeviceSharding
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from unirank_jax.config import ModelConfig
 from unirank_jax.hub import WeightsError, not_a_model
@@ -38,6 +37,7 @@ from unirank_jax.keys import (
 )
 from unirank_jax.model import Model
 from unirank_jax.sharding import shardings as shardings_of
+from unirank_jax.tensor_file import write_tensors
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -45,11 +45,15 @@ _LISTED = 12  # problems of one kind that an error spells out
 
 
 class _Files:
-    """Tensors of a folder by canonical key; each read opens only the bytes it needs."""
+    """Tensors of a folder by canonical key; each read opens only the bytes it needs.
+
+    A file is open while it is read from, no longer: pages of one that stays mapped count as memory.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.where: dict[str, tuple[Any, str]] = {}
+        self.where: dict[str, tuple[Path, str]] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
         index = folder / INDEX_FILE
         if index.exists():
             listed = json.loads(index.read_text())["weight_map"]
@@ -67,13 +71,14 @@ class _Files:
         found: dict[str, str] = {}
         twice = []
         for name in names:
-            handle = safe_open(folder / name, framework="np")
-            for key in handle.keys():  # noqa: SIM118 - not a mapping
-                known = canonical(key)
-                if known in self.where:
-                    twice.append(known)
-                self.where[known] = (handle, key)
-                found[key] = name
+            with safe_open(folder / name, framework="np") as handle:
+                for key in handle.keys():  # noqa: SIM118 - not a mapping
+                    known = canonical(key)
+                    if known in self.where:
+                        twice.append(known)
+                    self.where[known] = (folder / name, key)
+                    self._shapes[known] = tuple(handle.get_slice(key).get_shape())
+                    found[key] = name
         problems = [f"twice in the files: {_listing(twice)}"] if twice else []
         if listed is not None and (gone := sorted(set(listed) - set(found))):
             problems.append(f"in {INDEX_FILE} but in no shard: {_listing(gone)}")
@@ -81,12 +86,12 @@ class _Files:
             raise WeightsError(f"{folder}: " + "; ".join(problems))
 
     def shape(self, key: str) -> tuple[int, ...]:
-        handle, name = self.where[key]
-        return tuple(handle.get_slice(name).get_shape())
+        return self._shapes[key]
 
     def read(self, key: str, index: tuple[slice, ...] | None = None) -> np.ndarray:
-        handle, name = self.where[key]
-        return handle.get_tensor(name) if index is None else handle.get_slice(name)[index]
+        path, name = self.where[key]
+        with safe_open(path, framework="np") as handle:
+            return handle.get_tensor(name) if index is None else handle.get_slice(name)[index]
 
 
 def _listing(names: list[str]) -> str:
@@ -109,9 +114,8 @@ def _check(files: _Files, table: list[Entry], shapes: dict[str, Any], config: Mo
     extra = sorted(set(files.where) - set(wanted))
     if HEAD_KEY in extra and EMBED_KEY in files.where:  # a tied model may repeat its embedding
         extra.remove(HEAD_KEY)
-        head, embedding = files.where[HEAD_KEY], files.where[EMBED_KEY]
         same = files.shape(HEAD_KEY) == files.shape(EMBED_KEY) and np.array_equal(
-            head[0].get_tensor(head[1]), embedding[0].get_tensor(embedding[1])
+            files.read(HEAD_KEY), files.read(EMBED_KEY)
         )
         if not same:
             problems.append(
@@ -268,35 +272,31 @@ def write_weights(
     """Write the parameters in the published layout, then reopen and check every key and shape.
 
     One file, or shards of at most `max_shard_bytes` (a larger tensor gets its own) with an index.
-    Only one shard is held in host memory at a time. `folder` must not hold weights already.
+    Only one tensor is held in host memory at a time. `folder` must not hold weights already.
     """
     if list(folder.glob("*.safetensors*")):
         raise WeightsError(f"{folder} already holds weights; choose an empty folder")
     kind = np.dtype(dtype)
     table, shapes = entries(config), abstract_params(config)
-    sizes = {
-        entry.key: int(np.prod(their_shape(entry, shapes[entry.name].shape, config)))
-        for entry in table
-    }
-    shards: list[list[tuple[str, Callable[[], np.ndarray]]]] = [[]]
-    used = 0
-    for key, get in published_tensors(params, config):
-        size = sizes[key] * kind.itemsize
+    theirs = {entry.key: their_shape(entry, shapes[entry.name].shape, config) for entry in table}
+    tensors = dict(published_tensors(params, config))
+    shards: list[dict[str, tuple[int, ...]]] = [{}]
+    used = total = 0
+    for key in tensors:
+        size = int(np.prod(theirs[key])) * kind.itemsize
         if shards[-1] and used + size > max_shard_bytes:
-            shards.append([])
+            shards.append({})
             used = 0
-        shards[-1].append((key, get))
-        used += size
+        shards[-1][key] = theirs[key]
+        used, total = used + size, total + size
     weight_map: dict[str, str] = {}
     for at, shard in enumerate(shards):
         name = SINGLE_FILE
         if len(shards) > 1:
             name = f"model-{at + 1:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {key: np.ascontiguousarray(get().astype(kind)) for key, get in shard}
-        save_file(tensors, folder / name, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(tensors, name)
+        write_tensors(folder / name, shard, lambda key: tensors[key](), kind)
+        weight_map |= dict.fromkeys(shard, name)
     if len(shards) > 1:
-        total = sum(sizes.values()) * kind.itemsize
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
     _check(_Files(folder), table, shapes, config)
