@@ -12,15 +12,8 @@ import pytest
 import tiny_run
 
 from train import data, sizes
-from train.plan import (
-    EvaluationPlan,
-    PlanSettings,
-    TrainPlan,
-    choose_buckets,
-    fitting,
-    repeats,
-    sample,
-)
+from train.batch_shapes import choose_buckets, fitting
+from train.plan import EvaluationPlan, PlanSettings, TrainPlan, repeats, sample
 from train.sizes import Index, PlanError, build_index, cached_index
 from unirank_jax import sharding
 from unirank_jax.batch import Bucket

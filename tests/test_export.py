@@ -25,7 +25,13 @@ from unirank_jax import export, lora
 from unirank_jax.batch import Batch
 from unirank_jax.calibration import Calibration
 from unirank_jax.content import parse
-from unirank_jax.export import adapter_tensors, chat_template, save_adapter, save_pretrained
+from unirank_jax.export import adapter_tensors, save_adapter, save_pretrained
+from unirank_jax.export_files import (
+    chat_template,
+    write_json,
+    write_processors,
+    write_tokenizer,
+)
 from unirank_jax.hub import WeightsError
 from unirank_jax.images import ImageSpec
 from unirank_jax.keys import flatten
@@ -327,9 +333,9 @@ def test_template_renders_the_bytes_of_the_prompt(
 ) -> None:
     """Any order of parts, several images, another instruction: one string, and one id list."""
     manifest = manifest_for(tokenizer, prompt_id)
-    export._write_tokenizer(tmp_path, TOKENIZER, manifest)
-    export._write_processors(tmp_path, tiny_config(), manifest)
-    export._write(tmp_path / "config.json", tiny_config().to_hf())
+    write_tokenizer(tmp_path, TOKENIZER, manifest)
+    write_processors(tmp_path, tiny_config(), manifest)
+    write_json(tmp_path / "config.json", tiny_config().to_hf())
     processor = AutoProcessor.from_pretrained(tmp_path)
     random = np.random.default_rng(0)
     one, two = (

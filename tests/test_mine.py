@@ -11,7 +11,7 @@ import tiny_run
 
 from train import mine as command
 from train import sft
-from train.mine import pool_of, read
+from train.pool_scores import pool_of, read
 from unirank_jax.datasets.dataset import sample
 from unirank_jax.datasets.overlay import overlaid
 from unirank_jax.datasets.records import hash_number

@@ -10,34 +10,26 @@ again with other settings reads them without scoring. Train on the result with
 
 from __future__ import annotations
 
-import gzip
 import json
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
-from train.baselines import unit_vectors
 from train.config import ConfigError, keep, load, parse, to_dict
 from train.dual import Embedder
-from train.evaluation import content, examples_of
-from train.first_stage import FirstStage
+from train.evaluation import examples_of
 from train.initial import ASSETS
-from train.judging import Assessor
 from train.mining import Mined, MiningSettings, Pool, balanced, mine, preferences, summary
+from train.pool_scores import pool_of, read, write_scores
 from unirank_jax.datasets.dataset import Dataset, DatasetError, open_source
 from unirank_jax.datasets.formats.writing import json_line, write_lines
 from unirank_jax.datasets.overlay import write_lists
-from unirank_jax.datasets.records import Example, RankList
+from unirank_jax.datasets.records import RankList
 from unirank_jax.hub import WeightsError, fingerprint, resolve
 from unirank_jax.loading import load as load_reranker
 from unirank_jax.metrics import UNJUDGED
-from unirank_jax.reranker import Reranker
 
 FORMAT = 2  # of the shards; 2: unjudged items of the query's own object have grade -1
 ABOUT, VECTORS, LISTS = "mining.json", "vectors.npy", "mined.jsonl.gz"
@@ -85,12 +77,22 @@ def run(config: MineConfig, workdir: Path) -> dict[str, int]:
     scoring = _scoring(config, dataset)
     keep(workdir / ABOUT, scoring, "scores of another kind")
     examples = examples_of(dataset, config.split, config.limit or None)
-    shards = [
-        (workdir / f"scores-{start // config.shard_queries:05d}.jsonl.gz", start)
-        for start in range(0, len(examples), config.shard_queries)
-    ]
-    if not all(path.exists() for path, _ in shards):
-        _score(config, dataset, examples, shards, workdir)
+    size = config.shard_queries
+    shards = {
+        workdir / f"scores-{start // size:05d}.jsonl.gz": examples[start : start + size]
+        for start in range(0, len(examples), size)
+    }
+    if not all(path.exists() for path in shards):
+        write_scores(
+            shards,
+            dataset,
+            config.split,
+            Embedder(load_reranker(_dual_encoder(config))),
+            load_reranker(_model(config)),
+            texts=config.texts,
+            images=config.images,
+            vectors=workdir / VECTORS,
+        )
     counts = _mine(config, shards, workdir)
     width = max(len(name) for name in counts)
     print("\n".join(f"{name.ljust(width)}  {count}" for name, count in counts.items()))
@@ -98,95 +100,14 @@ def run(config: MineConfig, workdir: Path) -> dict[str, int]:
     return counts
 
 
-# Scoring ------------------------------------------------------------------------------------------
-
-
-def _score(
-    config: MineConfig,
-    dataset: Dataset,
-    examples: Sequence[Example],
-    shards: Sequence[tuple[Path, int]],
-    workdir: Path,
-) -> None:
-    """Write the shards that are missing, one record per query."""
-    embedder = Embedder(load_reranker(_dual_encoder(config)))
-    items = [dataset.item(did) for did in dataset.pool(config.split)]
-    assessor = Assessor(dataset, config.split, items)
-    vectors = _vectors(workdir / VECTORS, lambda: unit_vectors("items", embedder.items, items))
-    stage = FirstStage(items, vectors, texts=config.texts, images=config.images)
-    reranker = load_reranker(_model(config))
-    with tqdm(total=len(examples), desc="scoring", unit="query") as bar:
-        for path, start in shards:
-            part = examples[start : start + config.shard_queries]
-            if not path.exists():
-                queries = [example.query for example in part]
-                asked = unit_vectors("queries", embedder.queries, queries)
-                pools = [
-                    _pool(example, stage, found.places.tolist(), found.raw)
-                    for example, found in zip(part, stage.search(queries, asked), strict=True)
-                ]
-                write_lines(path, map(json_line, _records(part, pools, assessor, reranker)))
-            bar.update(len(part))
-
-
-def _pool(
-    example: Example, stage: FirstStage, places: list[int], raw: Any
-) -> tuple[list[Any], dict[str, list[float | None]], list[bool]]:
-    """Candidates: what was retrieved, and the judged ones that were not."""
-    items = [stage.items[place] for place in places]
-    found = {item.did for item in items}
-    missed = [
-        item
-        for item, grade in zip(example.candidates, example.grades, strict=True)
-        if item.did not in found and grade >= example.query.rel_min
-    ]
-    scores = {name: [*_plain(values), *[None] * len(missed)] for name, values in raw.items()}
-    retrieved = [True] * len(items) + [False] * len(missed)
-    return items + missed, scores, retrieved
-
-
-def _records(
-    examples: Sequence[Example], pools: Sequence[Any], assessor: Assessor, reranker: Reranker
-) -> Iterator[dict[str, Any]]:
-    logits = reranker.logits_many(
-        [content(example.query.parts) for example in examples],
-        [[content(item.parts) for item in items] for items, _, _ in pools],
-        instruction=[example.query.instruction for example in examples],
-        on_error="nan",
-    )
-    for example, (items, raw, retrieved), values in zip(examples, pools, logits, strict=True):
-        yield {
-            "qid": example.query.qid,
-            "rel_min": example.query.rel_min,
-            "dids": [item.did for item in items],
-            "grades": assessor.grades(example, items),
-            "modalities": [item.modality for item in items],
-            "dup_ids": [item.dup_id for item in items],
-            "retrieved": retrieved,
-            "logits": _plain(values),
-            "scores": _plain(reranker.calibrate(values)),
-            "retrievers": raw,
-        }
-
-
-def _vectors(path: Path, make: Any) -> np.ndarray:
-    """Embeddings of the pool, kept beside the shards."""
-    if not path.exists():
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(temporary, "wb") as file:
-            np.save(file, make(), allow_pickle=False)
-        os.replace(temporary, path)
-    return np.load(path, allow_pickle=False)
-
-
 # Mining -------------------------------------------------------------------------------------------
 
 
-def _mine(config: MineConfig, shards: Sequence[tuple[Path, int]], workdir: Path) -> dict[str, int]:
+def _mine(config: MineConfig, shards: Iterable[Path], workdir: Path) -> dict[str, int]:
     """From the shards to negatives, preferences, the audit list and counts."""
     outcomes: list[tuple[dict[str, Any], Pool, Mined | None]] = []
     unjudged = 0
-    for path, _ in shards:
+    for path in shards:
         for record in read(path):
             unjudged += record["grades"].count(UNJUDGED)
             pool = pool_of(record)
@@ -228,34 +149,6 @@ def _mine(config: MineConfig, shards: Sequence[tuple[Path, int]], workdir: Path)
     return counts
 
 
-def pool_of(record: dict[str, Any]) -> Pool:
-    """A stored record as a pool; candidates that could not be scored and unjudged ones go."""
-    keep = [
-        i
-        for i, (logit, grade) in enumerate(zip(record["logits"], record["grades"], strict=True))
-        if logit is not None and grade >= 0
-    ]
-    record["retrieved"] = [record["retrieved"][i] for i in keep]
-
-    def column(values: Sequence[Any]) -> list[Any]:
-        return [values[i] for i in keep]
-
-    def numbers(values: Sequence[float | None]) -> np.ndarray:
-        return np.array([np.nan if v is None else v for v in column(values)], np.float64)
-
-    return Pool(
-        qid=record["qid"],
-        dids=tuple(column(record["dids"])),
-        grades=np.array(column(record["grades"]), np.int64),
-        rel_min=record["rel_min"],
-        modalities=tuple(column(record["modalities"])),
-        dup_ids=tuple(column(record["dup_ids"])),
-        logits=numbers(record["logits"]),
-        scores=numbers(record["scores"]),
-        retrievers={name: numbers(values) for name, values in record["retrievers"].items()},
-    )
-
-
 def _mined_list(pool: Pool, mined: Mined) -> RankList:
     chosen = [*mined.positives, *mined.negatives]
     return RankList(
@@ -268,21 +161,6 @@ def _mined_list(pool: Pool, mined: Mined) -> RankList:
 
 def _dids(pool: Pool, removed: dict[str, tuple[int, ...]]) -> list[str]:
     return [pool.dids[i] for i in removed["suspected positive"]]
-
-
-# Files --------------------------------------------------------------------------------------------
-
-
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a .jsonl.gz file."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
-
-
-def _plain(values: Any) -> list[float | None]:
-    """9 digits carry a float32 without loss; None for NaN."""
-    return [None if np.isnan(v) else float(f"{v:.9g}") for v in values]
 
 
 # What the scores depend on ------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from train.config import ConfigError, load, parse, require_size
 from train.contenders import exported
 from train.evaluation import content
 from train.inputs import open_data
-from train.mine import read
+from train.pool_scores import read
 from train.settings import TrainConfig
 from train.sft import EXPECTED, train
 from train.signals import read_preferences

@@ -1,0 +1,147 @@
+"""Scores of every query's retrieved candidates, in shards of JSON lines: what mining reads."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from train.baselines import unit_vectors
+from train.dual import Embedder
+from train.evaluation import content
+from train.first_stage import FirstStage
+from train.judging import Assessor
+from train.mining import Pool
+from unirank_jax.datasets.dataset import Dataset
+from unirank_jax.datasets.formats.writing import json_line, write_lines
+from unirank_jax.datasets.records import Example
+from unirank_jax.reranker import Reranker
+
+
+def write_scores(
+    shards: Mapping[Path, Sequence[Example]],
+    dataset: Dataset,
+    split: str,
+    embedder: Embedder,
+    reranker: Reranker,
+    *,
+    texts: int,
+    images: int,
+    vectors: Path,
+) -> None:
+    """Write the shards that are missing, one record per query.
+
+    texts, images: candidates of each form that are retrieved. vectors: a file that keeps the
+    embeddings of the pool.
+    """
+    items = [dataset.item(did) for did in dataset.pool(split)]
+    assessor = Assessor(dataset, split, items)
+    pool = _vectors(vectors, lambda: unit_vectors("items", embedder.items, items))
+    stage = FirstStage(items, pool, texts=texts, images=images)
+    with tqdm(total=sum(map(len, shards.values())), desc="scoring", unit="query") as bar:
+        for path, part in shards.items():
+            if not path.exists():
+                queries = [example.query for example in part]
+                asked = unit_vectors("queries", embedder.queries, queries)
+                pools = [
+                    _pool(example, stage, found.places.tolist(), found.raw)
+                    for example, found in zip(part, stage.search(queries, asked), strict=True)
+                ]
+                write_lines(path, map(json_line, _records(part, pools, assessor, reranker)))
+            bar.update(len(part))
+
+
+def _pool(
+    example: Example, stage: FirstStage, places: list[int], raw: Any
+) -> tuple[list[Any], dict[str, list[float | None]], list[bool]]:
+    """Candidates: what was retrieved, and the judged ones that were not."""
+    items = [stage.items[place] for place in places]
+    found = {item.did for item in items}
+    missed = [
+        item
+        for item, grade in zip(example.candidates, example.grades, strict=True)
+        if item.did not in found and grade >= example.query.rel_min
+    ]
+    scores = {name: [*_plain(values), *[None] * len(missed)] for name, values in raw.items()}
+    retrieved = [True] * len(items) + [False] * len(missed)
+    return items + missed, scores, retrieved
+
+
+def _records(
+    examples: Sequence[Example], pools: Sequence[Any], assessor: Assessor, reranker: Reranker
+) -> Iterator[dict[str, Any]]:
+    logits = reranker.logits_many(
+        [content(example.query.parts) for example in examples],
+        [[content(item.parts) for item in items] for items, _, _ in pools],
+        instruction=[example.query.instruction for example in examples],
+        on_error="nan",
+    )
+    for example, (items, raw, retrieved), values in zip(examples, pools, logits, strict=True):
+        yield {
+            "qid": example.query.qid,
+            "rel_min": example.query.rel_min,
+            "dids": [item.did for item in items],
+            "grades": assessor.grades(example, items),
+            "modalities": [item.modality for item in items],
+            "dup_ids": [item.dup_id for item in items],
+            "retrieved": retrieved,
+            "logits": _plain(values),
+            "scores": _plain(reranker.calibrate(values)),
+            "retrievers": raw,
+        }
+
+
+def _vectors(path: Path, make: Any) -> np.ndarray:
+    """Embeddings of the pool, kept beside the shards."""
+    if not path.exists():
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        with open(temporary, "wb") as file:
+            np.save(file, make(), allow_pickle=False)
+        os.replace(temporary, path)
+    return np.load(path, allow_pickle=False)
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a .jsonl.gz file."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def _plain(values: Any) -> list[float | None]:
+    """9 digits carry a float32 without loss; None for NaN."""
+    return [None if np.isnan(v) else float(f"{v:.9g}") for v in values]
+
+
+def pool_of(record: dict[str, Any]) -> Pool:
+    """A stored record as a pool; candidates that could not be scored and unjudged ones go."""
+    keep = [
+        i
+        for i, (logit, grade) in enumerate(zip(record["logits"], record["grades"], strict=True))
+        if logit is not None and grade >= 0
+    ]
+    record["retrieved"] = [record["retrieved"][i] for i in keep]
+
+    def column(values: Sequence[Any]) -> list[Any]:
+        return [values[i] for i in keep]
+
+    def numbers(values: Sequence[float | None]) -> np.ndarray:
+        return np.array([np.nan if v is None else v for v in column(values)], np.float64)
+
+    return Pool(
+        qid=record["qid"],
+        dids=tuple(column(record["dids"])),
+        grades=np.array(column(record["grades"]), np.int64),
+        rel_min=record["rel_min"],
+        modalities=tuple(column(record["modalities"])),
+        dup_ids=tuple(column(record["dup_ids"])),
+        logits=numbers(record["logits"]),
+        scores=numbers(record["scores"]),
+        retrievers={name: numbers(values) for name, values in record["retrievers"].items()},
+    )
