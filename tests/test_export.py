@@ -404,15 +404,15 @@ def test_folder_is_whole_or_absent(
         save(model, tmp_path / "used", manifest)
     assert (tmp_path / "used" / "note").read_text() == "mine"
 
-    def lossy(tensors: dict[str, np.ndarray], *rest: Any, **options: Any) -> None:
-        tensors = dict(tensors)
-        del tensors["model.visual.merger.norm.bias"]
-        real(tensors, *rest, **options)
+    def lossy(path: Path, shapes: dict[str, tuple[int, ...]], *rest: Any) -> None:
+        shapes = dict(shapes)
+        del shapes["model.visual.merger.norm.bias"]
+        real(path, shapes, *rest)
 
     from unirank_jax import weights
 
-    real = weights.save_file
-    monkeypatch.setattr(weights, "save_file", lossy)
+    real = weights.write_tensors
+    monkeypatch.setattr(weights, "write_tensors", lossy)
     with pytest.raises(WeightsError, match=r"missing: model\.visual\.merger\.norm\.bias"):
         save(model, tmp_path / "lost", manifest)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["used"]
