@@ -1,4 +1,4 @@
-# make test | lint | demo | prove-m1 | prove-m2 | prove-m3 | prove-tpu: each creates .venv, installs
+# make test | lint | demo | prove-m1 | prove-m2 | prove-m3 | prove-tpu | prove-m5: each creates .venv, installs
 # the pinned packages, does its job.
 # A second call finds the stamps in .venv and starts at once. PYTHON=python3.12 picks another Python.
 
@@ -9,7 +9,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: test lint unit demo prove-m1 prove-m2 prove-m3 prove-tpu clean
+.PHONY: test lint unit demo prove-m1 prove-m2 prove-m3 prove-tpu prove-m5 clean
 
 test: lint unit
 
@@ -65,6 +65,15 @@ prove-tpu: .venv/stamp-test
 	mkdir -p results/m3
 	TPU_LIBRARY_PATH=runs/prove-tpu/wheel/libtpu/libtpu.so \
 		$(BIN)/python -m benchmarks.tpu --out results/m3/tpu.json > results/m3/tpu.txt
+
+# Runs over several devices and processes, kills at random moments, and what a published size takes
+# of host memory: half an hour, 13 GiB of memory, 9 GB of disk.
+prove-m5: .venv/stamp-test
+	mkdir -p results/m5 runs/prove-m5
+	$(BIN)/python -m pytest tests/prove_processes.py -rP > runs/prove-m5/processes.txt; \
+		status=$$?; grep -E "^(sft|align|the other|[0-9]+ kills|=+ .* =+$$)" \
+		runs/prove-m5/processes.txt > results/m5/processes.txt; exit $$status
+	$(BIN)/python -m benchmarks.memory --out results/m5/memory.json
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found; install one or say make PYTHON=/path/to/python"; exit 1; }
