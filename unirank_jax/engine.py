@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from flax import nnx
 
 from unirank_jax.batch import Blocks, Bucket, Images, Rows
 from unirank_jax.buckets import COMPILE_PRICE, Buckets, rung
+from unirank_jax.cost import multiply_adds
 from unirank_jax.feature_cache import FeatureCache, Promise, table
 from unirank_jax.layers import Compute
 from unirank_jax.model import (
@@ -33,7 +35,7 @@ from unirank_jax.prompt import Encoded
 from unirank_jax.shared import Kept, Shared, entries_of
 from unirank_jax.store import Stored
 from unirank_jax.text import Cache, Prefix
-from unirank_jax.vision import Features
+from unirank_jax.vision import Features, joined
 from unirank_jax.works import Work, groups
 
 # Programs by what they run (prefixes or rows; with a tower or without new images).
@@ -53,7 +55,6 @@ DOCUMENT_FIRST = {
 MAX_PROGRAMS = max(sum(QUERY_FIRST.values()), sum(DOCUMENT_FIRST.values()))
 AHEAD = 4  # batches under way at most, so that memory stays flat
 ACCELERATOR_PRICE = 1e15  # multiply-adds that an accelerator computes during a compilation
-SOFTMAX = 16  # multiply-adds in whose time a score is masked, exponentiated and summed
 STATICS = 16  # static prompts that are kept
 
 
@@ -78,7 +79,7 @@ class Engine:
         self.programs = 0  # compiled so far
         price = COMPILE_PRICE if jax.default_backend() == "cpu" else ACCELERATOR_PRICE
         self._buckets = {
-            (kind, tower): Buckets(kind, most, self._cost, price)
+            (kind, tower): Buckets(kind, most, partial(multiply_adds, self.config), price)
             for (kind, tower), most in (DOCUMENT_FIRST if document_first else QUERY_FIRST).items()
         }
         self._kind = "documents" if document_first else "prefixes"
@@ -140,7 +141,7 @@ class Engine:
         model = nnx.merge(self._graph, state)
         computed = encode_images(model, images, self.compute)
         before = [] if outer is None else [Prefix(outer, None)]
-        features = _joined(computed, given)
+        features = joined(computed, given)
         return prefix_cache(model, rows, features, self.compute, before, take), computed
 
     def _trace_score(
@@ -159,7 +160,7 @@ class Engine:
         self.programs += 1
         model = nnx.merge(self._graph, state)
         computed = encode_images(model, images, self.compute)
-        features = _joined(computed, given)
+        features = joined(computed, given)
         direct = self._each or prefixes.lengths.shape[0] == 1
         before = [Prefix(outer, None), Prefix(prefixes, None if direct else prefix_of)]
         states = candidate_states(model, rows, take, blocks, features, before, self.compute)
@@ -300,36 +301,7 @@ class Engine:
     def decoder_cost(self, tokens: int) -> float:
         """Multiply-adds of the decoder for one document of so many tokens."""
         outer = max((shared.size[1] for shared in self._statics.values()), default=0)
-        return self._cost(Bucket(1, tokens, 0, 0, 0, 0, outer=outer))
-
-    def _cost(self, bucket: Bucket) -> float:
-        """Multiply-adds of a bucket, roughly: token rows, attention, patches."""
-        text, vision = self.config.text, self.config.vision
-        layer = 4 * text.width * text.heads * text.head_dim + 3 * text.width * text.mlp_width
-        if bucket.rows:
-            tokens, before = bucket.cells, bucket.outer + bucket.prefix_tokens
-            span = sum(n * width * (before + width) for n, width in bucket.blocks.sizes)
-        else:
-            padded = bucket.prefixes * bucket.prefix_tokens
-            tokens = bucket.prefix_cells or padded
-            span = padded * (bucket.outer + bucket.prefix_tokens)
-        attention = span * text.heads * 2 * (text.head_dim + SOFTMAX)
-        decoder = text.depth * (tokens * layer + attention)
-        block = vision.width * (4 * vision.width + 2 * vision.mlp_width)
-        seen = bucket.images * bucket.patches**2 * 2 * (vision.width + vision.heads * SOFTMAX)
-        return float(decoder + vision.depth * (bucket.patch_cells * block + seen))
-
-
-def _joined(computed: Features | None, given: Features) -> Features | None:
-    """Features of the tower, then those that were known; None where there is neither."""
-    if computed is None:
-        return given if given.merged.shape[0] else None
-    if not given.merged.shape[0]:
-        return computed
-    return Features(
-        jnp.concatenate([computed.merged, given.merged]),
-        jnp.concatenate([computed.deepstack, given.deepstack], axis=1),
-    )
+        return multiply_adds(self.config, Bucket(1, tokens, 0, 0, 0, 0, outer=outer))
 
 
 def _shard(tree: Any) -> Any:

@@ -136,3 +136,15 @@ class Vision(nnx.Module):
         merged = self.merger(x)
         empty = jnp.zeros((0, *merged.shape), dtype)
         return Features(merged, jnp.stack(deepstack) if deepstack else empty)
+
+
+def joined(computed: Features | None, given: Features) -> Features | None:
+    """Features of the tower, then those that were known; None where there is neither."""
+    if computed is None:
+        return given if given.merged.shape[0] else None
+    if not given.merged.shape[0]:
+        return computed
+    return Features(
+        jnp.concatenate([computed.merged, given.merged]),
+        jnp.concatenate([computed.deepstack, given.deepstack], axis=1),
+    )
