@@ -19,7 +19,7 @@ lint: .venv/stamp-test
 	$(BIN)/mypy
 
 unit: .venv/stamp-test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 demo: .venv/stamp-run
 	$(BIN)/python -m train.demo
