@@ -11,6 +11,7 @@ from test_formats_shared import lines
 
 from configs import sci
 from train.config import ConfigError
+from train.export import _data
 from train.inputs import open_data
 from unirank_jax.datasets.dataset import Dataset, DatasetError, open_source, sample
 from unirank_jax.datasets.overlay import write_lists
@@ -117,3 +118,10 @@ def test_a_chain_reads_like_a_sequence() -> None:
 def test_an_address_is_an_error_that_names_the_remedy() -> None:
     with pytest.raises(DatasetError, match="gs://bucket/sci': addresses are not read; mount"):
         open_source("sample:sci,gs://bucket/sci")
+
+
+def test_a_card_names_every_source(tmp_path: Path) -> None:
+    (tmp_path / "env.json").write_text('{"data": "0123456789abcdef"}')
+    config = sci.tiny()
+    config = replace(config, data=replace(config.data, source="data/sci,runs/cloze"))
+    assert _data(tmp_path, config) == "sci and cloze, content hash 0123456789ab, split train"

@@ -24,7 +24,7 @@ from train.initial import MODEL_FOLDER, restore_model
 from train.judging import judged
 from train.settings import TrainConfig
 from unirank_jax.calibration import Calibration, CalibrationError, fit_platt
-from unirank_jax.datasets.dataset import DatasetError, open_source
+from unirank_jax.datasets.dataset import DatasetError, open_source, sources
 from unirank_jax.datasets.forms import in_form
 from unirank_jax.export import save_adapter, save_pretrained
 from unirank_jax.hub import WeightsError
@@ -160,8 +160,8 @@ def _card(
 def _data(workdir: Path, config: TrainConfig) -> str:
     """Which data: its name, not its place, and the hash of its content."""
     environment = json.loads((workdir / "env.json").read_text(encoding="utf-8"))
-    name = Path(config.data.source).name
-    return f"{name}, content hash {environment['data'][:12]}, split {config.data.train_split}"
+    names = " and ".join(Path(part).name for part in sources(config.data.source))
+    return f"{names}, content hash {environment['data'][:12]}, split {config.data.train_split}"
 
 
 def _results(workdir: Path, step: int, split: str) -> str:
