@@ -13,6 +13,7 @@ from train import sft
 from train.plan import Chosen
 from train.signals import read_preferences, read_scores, table
 from train.sizes import Index
+from unirank_jax.datasets.dataset import open_source
 from unirank_jax.datasets.formats.problems import FormatError
 
 
@@ -83,7 +84,7 @@ def test_a_run_learns_preferences(tmp_path: Path, capsys: pytest.CaptureFixture[
     data = tiny_run.dataset_folder(tmp_path / "data", lists=8)
     model = tiny_run.model_folder(tmp_path / "model")
     lists = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
-    source = sft.open_source(str(data))
+    source = open_source(str(data))
     dids = {ranked.qid: ranked.dids for ranked in source.lists("train")}
     pairs = [
         {"qid": one["qid"], "better": dids[one["qid"]][at], "worse": dids[one["qid"]][-1]}
