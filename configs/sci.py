@@ -39,7 +39,8 @@ Slurm and Open MPI are recognised:
         gcsfuse --implicit-dirs BUCKET /mnt/bucket && python -m train.sft \\
         --config configs/sci.py:8b --set data.source=/mnt/bucket/sci mesh.fsdp=16 \\
         --workdir /mnt/bucket/runs/8b"
-    srun python -m train.sft --config configs/sci.py:8b --set mesh.fsdp=8 --workdir /shared/8b
+    srun python -m train.sft --config configs/sci.py:8b --set mesh.data=-1 mesh.fsdp=8 \\
+        --workdir /shared/8b                                     # nodes of 8 GPUs
     python -m train.sft --config configs/sci.py:8b --set mesh.fsdp=8  # one host of 8 x H100
 
 By hand, on each host, before the command: JAX_COORDINATOR_ADDRESS=HOST0:1234 JAX_NUM_PROCESSES=4

@@ -86,6 +86,8 @@ def test_lists_that_cannot_be_read_are_left_out_and_written_down(tmp_path: Path)
     assert {note["qid"] for note in notes} == {"green", "blue"}
     assert all("candidate" in note["error"] for note in notes)
 
+    with kept.open("a") as file:
+        file.write('{"qid": "re')  # killed while it wrote
     again, _ = encoder(dataset, model, 2, kept)  # a resumed run counts on
     again.shard(lists, planned.bucket)
     assert len(kept.read_text().splitlines()) == 2

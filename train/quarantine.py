@@ -21,7 +21,10 @@ class Quarantine:
         self._lock = threading.Lock()
         self.qids: set[str] = set()
         if path.exists():
-            self.qids = {json.loads(line)["qid"] for line in path.read_text().splitlines()}
+            whole, end, torn = path.read_text(encoding="utf-8").rpartition("\n")
+            if torn:  # the process died while writing it
+                path.write_text(whole + end, encoding="utf-8")
+            self.qids = {json.loads(line)["qid"] for line in whole.splitlines()}
 
     def leave_out(self, qid: str, error: ContentError) -> None:
         """Count a list out.
