@@ -17,7 +17,7 @@ from flax import nnx
 from train import export, sft
 from train.config import ConfigError, load
 from train.initial import make_layout, open_start, restore_model
-from train.settings import LoRASettings, OptimizerSettings, ScheduleSettings
+from train.settings import LoRASettings, Method, OptimizerSettings, ScheduleSettings
 from train.step import (
     Layout,
     Params,
@@ -55,9 +55,13 @@ class Toy:
 
 
 def toy_update(
-    micro_batches: int, mesh: jax.sharding.Mesh, frozen_bias: bool = False
+    micro_batches: int,
+    mesh: jax.sharding.Mesh,
+    frozen_bias: bool = False,
+    method: Method = "adamw",
 ) -> tuple[Params, dict[str, float]]:
     """Two updates over the same 16 rows, of which some are padding."""
+    adam = replace(ADAM, method=method)
     rng = np.random.default_rng(0)
     shards = sharding.shard_count(mesh)
     shape = (micro_batches, shards, 16 // (micro_batches * shards))
@@ -76,7 +80,7 @@ def toy_update(
     }
     values = {name: jax.device_put(array, places[name]) for name, array in everything.items()}
     frozen = {"b.bias": values.pop("b.bias")} if frozen_bias else {}
-    optimizer = make_optimizer(ADAM, SCHEDULE)
+    optimizer = make_optimizer(adam, SCHEDULE)
     homes = state_shardings(optimizer, values, places, mesh)
     weights = {"square": 1.0, "absolute": 0.5}
     step = make_step(Toy(), weights, optimizer, learning_rate(ADAM, SCHEDULE), homes, frozen, mesh)
@@ -91,11 +95,12 @@ def toy_update(
     return jax.device_get(state.trainable), found
 
 
+@pytest.mark.parametrize("method", ["adamw", "muon"])
 def test_accumulation_and_sharding_do_not_change_the_update(
-    eight_devices: list[jax.Device],
+    eight_devices: list[jax.Device], method: Method
 ) -> None:
     one = sharding.mesh(1, 1, 1, eight_devices[:1])
-    wanted, metrics = toy_update(1, one)
+    wanted, metrics = toy_update(1, one, method=method)
     assert metrics["loss"] == pytest.approx(metrics["square"] + 0.5 * metrics["absolute"], rel=1e-5)
     assert metrics["learning_rate"] == pytest.approx(0.05)  # half way up the warm-up
     for micro_batches, mesh in (
@@ -103,7 +108,7 @@ def test_accumulation_and_sharding_do_not_change_the_update(
         (2, sharding.mesh(2, 2, 2, eight_devices)),
         (1, sharding.mesh(1, 4, 2, eight_devices)),
     ):
-        found, others = toy_update(micro_batches, mesh)
+        found, others = toy_update(micro_batches, mesh, method=method)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), found, wanted
         )
@@ -138,6 +143,26 @@ def test_only_matrices_are_decayed() -> None:
     changes, _ = optimizer.update(nothing, optimizer.init(params), params)
     moved = {name for name, change in changes.items() if float(jnp.abs(change).max()) > 0}
     assert moved == {"q.kernel"}
+
+
+def test_muon_turns_every_matrix_of_a_stack_by_itself() -> None:
+    rng = np.random.default_rng(0)
+    gradient = {
+        "text.stage_0.q.kernel": rng.normal(size=(2, 6, 4)).astype(np.float32),
+        "text.embed.table": rng.normal(size=(6, 4)).astype(np.float32),
+        "vision.patch.kernel": rng.normal(size=(2, 6, 4)).astype(np.float32),
+        "text.stage_0.norm1.scale": rng.normal(size=(2, 4)).astype(np.float32),
+    }
+    gradient["text.stage_0.q.kernel"][1] *= 1e-3  # as small a gradient moves a layer as far
+    settings = replace(ADAM, method="muon", weight_decay=0.0, clip_norm=1e9)
+    optimizer = make_optimizer(settings, ScheduleSettings(10, 0, 0.1))
+    params = jax.tree.map(jnp.zeros_like, gradient)
+    changes, _ = optimizer.update(gradient, optimizer.init(params), params)
+    for change in changes["text.stage_0.q.kernel"]:
+        spread = np.linalg.svd(-change / ADAM.lr, compute_uv=False) / (0.2 * np.sqrt(6))
+        assert ((spread > 0.6) & (spread < 1.3)).all()  # five Newton-Schulz steps: near 1
+    for name in gradient.keys() - {"text.stage_0.q.kernel"}:  # Adam's first update: the sign
+        np.testing.assert_allclose(np.abs(changes[name]), ADAM.lr, rtol=1e-3)
 
 
 # What is trained ----------------------------------------------------------------------------------

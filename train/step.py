@@ -27,6 +27,8 @@ from unirank_jax.model import Model
 Array = jax.Array
 Params = dict[str, Array]
 Pair = tuple[Array, Array]
+MUON_RMS = 0.2  # root mean square of an update per unit of learning rate, about that of AdamW
+PATCHES = "vision.patch.kernel"  # takes pixels, not features
 
 
 class TrainState(NamedTuple):
@@ -139,22 +141,41 @@ class Layout:
 def make_optimizer(
     settings: OptimizerSettings, schedule: ScheduleSettings
 ) -> optax.GradientTransformation:
-    """AdamW after global-norm clipping; linear warm-up, cosine. Matrices alone are decayed."""
+    """AdamW or Muon after global-norm clipping; linear warm-up, cosine. Matrices alone decay."""
+    rate = learning_rate(settings, schedule)
 
-    def decayed(params: Params) -> dict[str, bool]:
-        return {name: name.endswith(("kernel", "lora_a", "lora_b")) for name in params}
+    def matrices(params: Params) -> dict[str, bool]:
+        return {n: n.endswith(".kernel") and n != PATCHES for n in params}
 
-    return optax.chain(
-        optax.clip_by_global_norm(settings.clip_norm),
-        optax.adamw(
-            learning_rate(settings, schedule),
-            b1=settings.beta1,
-            b2=settings.beta2,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            mask=decayed,
-        ),
+    muon = optax.chain(
+        optax.contrib.scale_by_muon(eps=settings.eps, weight_dimension_numbers=_each_matrix),
+        optax.stateless(lambda changes, _: jax.tree.map(_evened, changes)),
+        optax.add_decayed_weights(settings.weight_decay),
+        optax.scale_by_learning_rate(rate),
     )
+    adamw = optax.adamw(
+        rate,
+        b1=settings.beta1,
+        b2=settings.beta2,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        mask=lambda params: {n: n.endswith(("kernel", "lora_a", "lora_b")) for n in params},
+    )
+    clip = optax.clip_by_global_norm(settings.clip_norm)
+    if settings.method == "adamw":
+        return optax.chain(clip, adamw)
+    rest = optax.masked(adamw, lambda params: {n: not yes for n, yes in matrices(params).items()})
+    return optax.chain(clip, optax.masked(muon, matrices), rest)
+
+
+def _each_matrix(params: Params) -> Any:
+    """Kernels are (in, out) or (layers, in, out); every layer by itself."""
+    return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(-2, -1), params)
+
+
+def _evened(change: Array) -> Array:
+    """An orthogonal change with the root mean square MUON_RMS, whatever its shape."""
+    return change * (MUON_RMS * max(change.shape[-2:]) ** 0.5)
 
 
 def learning_rate(settings: OptimizerSettings, schedule: ScheduleSettings) -> optax.Schedule:
@@ -184,10 +205,11 @@ def state_shardings(
     own = {name: places[name] for name in abstract}
     moments = optax.tree_utils.tree_map_params(
         optimizer,
-        lambda _, place: place,
+        lambda moment, place: moment if isinstance(moment, optax.MaskedNode) else place,
         jax.eval_shape(optimizer.init, abstract),
         own,
         transform_non_params=lambda _: everywhere,
+        is_leaf=lambda x: isinstance(x, optax.MaskedNode),
     )
     return TrainState(everywhere, own, moments)
 
