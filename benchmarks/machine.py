@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 STEADY = 0.10  # the matrix-product rate may move by so much
-QUIET = 0.35  # load average per core that other programs may cause before the run
+QUIET = 0.2  # share of the processors' time that other programs may take before the run
+WATCHED = 3.0  # seconds before the run in which that is looked at
 
 Result = TypeVar("Result")
 
@@ -29,7 +30,7 @@ class Machine:
     """The machine of one run; make it before anything else is done."""
 
     def __init__(self) -> None:
-        self.load_before = os.getloadavg()[0] / (os.cpu_count() or 1)
+        self.busy_before = busy_share(WATCHED)
         self.rates = [product_rate()]
 
     def measure(self) -> None:
@@ -40,7 +41,7 @@ class Machine:
     def steady(self) -> bool:
         """Whether the run counts."""
         held = max(self.rates) <= (1 + STEADY) * min(self.rates)
-        return held and self.load_before <= QUIET
+        return held and self.busy_before <= QUIET
 
     @property
     def verdict(self) -> str:
@@ -56,11 +57,28 @@ class Machine:
             "device": jax.devices()[0].device_kind,
             "processors": os.cpu_count(),
             "jax": jax.__version__,
-            "load_before": round(self.load_before, 2),
+            "busy_before": round(self.busy_before, 2),
             "gflops_of_a_product": [round(rate / 1e9, 1) for rate in self.rates],
             "valid": self.steady,
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
+
+
+def busy_share(seconds: float) -> float:
+    """Share of all processors' time that is not idle during the next seconds; on systems that do
+    not tell, the load average per processor."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+
+    def times() -> tuple[int, int]:
+        ticks = [int(n) for n in stat.read_text().splitlines()[0].split()[1:9]]
+        return sum(ticks), ticks[3] + ticks[4]  # idle, and waiting for a disk
+
+    total, idle = times()
+    time.sleep(seconds)
+    later, rested = times()
+    return 1.0 - (rested - idle) / max(later - total, 1)
 
 
 def product_rate() -> float:

@@ -7,7 +7,7 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 
-from unirank_jax.batch import Bucket, quarter_tokens
+from unirank_jax.batch import Bucket, block_tokens
 from unirank_jax.buckets import COMPILE_PRICE, Buckets, fits, roomy, round_up, rung, union
 
 
@@ -31,13 +31,13 @@ def test_rungs_of_patches_keep_the_merge_blocks_whole() -> None:
         assert round_up(need).patches % 4 == 0 and round_up(need).patch_cells % 4 == 0
 
 
-def test_quarters_of_rows_hold_in_every_larger_bucket() -> None:
+def test_blocks_of_rows_hold_in_every_larger_bucket() -> None:
     rng = np.random.default_rng(2)
     for _ in range(300):
         lengths = sorted(rng.integers(1, 200, rng.integers(1, 30)).tolist(), reverse=True)
-        need = Bucket(1, 8, len(lengths), **quarter_tokens(lengths), images=0, patches=0, cells=1)
+        need = Bucket(1, 8, len(lengths), **block_tokens(lengths), images=0, patches=0, cells=1)
         other = sorted(rng.integers(1, 200, rng.integers(1, 60)).tolist(), reverse=True)
-        both = union([need, replace(need, rows=len(other), **quarter_tokens(other))])
+        both = union([need, replace(need, rows=len(other), **block_tokens(other))])
         need = replace(need, cells=sum(lengths))
         both = union([need, replace(both, cells=max(sum(lengths), sum(other)))])
         for bucket in (need, both, round_up(both), roomy(both)):
@@ -48,26 +48,26 @@ def test_quarters_of_rows_hold_in_every_larger_bucket() -> None:
             assert len(widths) >= len(lengths) and widths == sorted(widths, reverse=True)
 
 
-def test_without_quarters_all_rows_are_as_wide_as_the_longest() -> None:
+def test_without_blocks_all_rows_are_as_wide_as_the_longest() -> None:
     whole = Bucket(1, 8, 6, 40, 0, 0, cells=100)
     assert whole.blocks.sizes == ((6, 40),)
-    assert replace(whole, second=10, third=4, fourth=0).blocks.sizes == ((2, 40), (1, 10), (2, 4))
+    assert replace(whole, second=10, third=4, fourth=0).blocks.sizes == ((1, 40), (1, 10), (1, 4))
     assert str(whole) == "Bucket(prefixes=1, prefix_tokens=8, rows=6, tokens=40, cells=100)"
     padded = replace(whole, second=10, cells=0)
     assert padded.blocks.sizes == ((6, 40),), "where padding is computed there is one block"
 
 
 def test_few_long_rows_and_many_short_ones_share_a_narrow_bucket() -> None:
-    few = Bucket(1, 64, 8, **quarter_tokens([250] * 8), images=0, patches=0, cells=2000)
-    many = Bucket(1, 64, 120, **quarter_tokens([16] * 120), images=0, patches=0, cells=1920)
+    few = Bucket(1, 64, 8, **block_tokens([250] * 8), images=0, patches=0, cells=2000)
+    many = Bucket(1, 64, 120, **block_tokens([16] * 120), images=0, patches=0, cells=1920)
     both = union([few, many])
-    assert both.blocks.sizes == ((30, 250), (90, 16)) and fits(few, both) and fits(many, both)
+    assert both.blocks.sizes == ((15, 250), (105, 16)) and fits(few, both) and fits(many, both)
     room = roomy(both)
-    assert room.blocks.sizes == ((32, 256), (96, 32))
+    assert room.blocks.sizes == ((16, 256), (112, 32))
     assert fits(few, room) and fits(many, room)
-    middle = Bucket(1, 64, 40, **quarter_tokens([50] * 40), images=0, patches=0, cells=2000)
-    assert not fits(middle, room), "its row 32 is too long"
-    assert roomy(union([both, middle])).second == 64, "no row 32 of 2,048 cells has over 62"
+    middle = Bucket(1, 64, 40, **block_tokens([50] * 40), images=0, patches=0, cells=2000)
+    assert not fits(middle, room), "its row 16 is too long"
+    assert roomy(union([both, middle])).third == 64, "no row 32 of 2,048 cells has over 62"
 
 
 def random_need(rng: np.random.Generator) -> Bucket:
@@ -106,6 +106,17 @@ def test_a_program_of_the_right_size_is_compiled_once_it_pays() -> None:
     assert uses[-1] == round_up(small)
 
 
+def test_many_sizes_share_a_better_program_once_it_pays() -> None:
+    """No size by itself comes often enough to be worth one."""
+    buckets = Buckets("test", 5, lambda bucket: COMPILE_PRICE * bucket.cells / 81920)
+    large = buckets.choose(Bucket(1, 64, 512, 64, 0, 0, cells=8192))
+    rng = np.random.default_rng(3)
+    sizes = [Bucket(1, 64, 8, 64, 0, 0, cells=int(n)) for n in rng.integers(64, 2048, 60)]
+    uses = [buckets.choose(size) for size in sizes]
+    assert uses[0] == large and uses[-1] != large and len(buckets.chosen) <= 4
+    assert uses[30:].count(large) <= 5, "the new one holds nearly all"
+
+
 def test_near_the_limit_one_program_holds_everything() -> None:
     buckets = Buckets("test", 3, lambda bucket: float(bucket.cells))
     wide, tall = Bucket(1, 32, 8, 512, 0, 0, cells=64), Bucket(1, 32, 256, 32, 0, 0, cells=4096)
@@ -113,7 +124,7 @@ def test_near_the_limit_one_program_holds_everything() -> None:
     many = Bucket(30, 64, 8, 32, 0, 0, cells=64)
     last = buckets.choose(many)
     assert all(fits(need, last) for need in (wide, tall, many))
-    narrow = replace(wide, **quarter_tokens([512, 60, 40, 20, 20, 20, 20, 20]), cells=712)
+    narrow = replace(wide, **block_tokens([512, 60, 40, 20, 20, 20, 20, 20]), cells=712)
     full = Buckets("test", 1, lambda bucket: float(bucket.cells))
-    assert full.choose(narrow).blocks.sizes == ((2, 512), (2, 64), (4, 32)), "as wide as needed"
+    assert full.choose(narrow).blocks.sizes == ((1, 512), (3, 64), (4, 32)), "as wide as needed"
     assert buckets.choose(union([wide, tall, many])) == last

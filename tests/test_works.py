@@ -47,6 +47,16 @@ def test_parts_of_a_long_list_are_alike(count: int) -> None:
     assert all(part.prefix is parts[0].prefix for part in parts)
 
 
+def test_parts_of_a_mixed_list_look_the_same() -> None:
+    rng = np.random.default_rng(1)
+    lengths = np.where(rng.random(200) < 0.1, 150, rng.integers(10, 50, 200)).tolist()
+    parts = list(split(work(lengths, 0, encoded(5)), 1000))
+    assert all(sum(map(len, part.rows)) + 5 <= 1000 for part in parts)
+    long = [sum(len(row) == 150 for row in part.rows) for part in parts]
+    assert max(long) - min(long) <= 1 and max(long) > 1
+    assert len(parts) <= 1.2 * sum(lengths) / 1000 + 1, "and they are full"
+
+
 def test_a_candidate_longer_than_the_budget_stands_alone() -> None:
     parts = list(split(work([30, 900, 40], 0, encoded(5)), 100))
-    assert [part.places for part in parts] == [(0, 2), (1,)]
+    assert [part.places for part in parts] == [(0, 2), (1,)], "and does not stretch the others"

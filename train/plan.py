@@ -15,7 +15,7 @@ import numpy as np
 
 from train.batch_shapes import choose_buckets, fitting, ladder
 from train.sizes import Index, PlanError
-from unirank_jax.batch import Bucket, quarter_tokens
+from unirank_jax.batch import Bucket, block_tokens
 
 _PROBE = 48  # batches whose sizes decide the buckets
 
@@ -193,7 +193,7 @@ def need(index: Index, lists: list[list[list[Chosen]]], settings: PlanSettings) 
     """Sizes that hold every shard of a batch: exact, but for equal pictures under other ids."""
     shards = [part for micro in lists for shard in micro for part in chunked(shard, settings)]
     asked = images = patches = asked_cells = cells = patch_cells = 0
-    found = quarter_tokens([0] * settings.rows)
+    found = block_tokens([0] * settings.rows)
     for shard in shards:
         numbers = [chosen.number for chosen in shard]
         if not numbers:
@@ -216,8 +216,8 @@ def need(index: Index, lists: list[list[list[Chosen]]], settings: PlanSettings) 
             used += int(lengths.sum())
             repeated += own * len(lengths)
         rows += [0] * (settings.rows - len(rows))
-        quarters = quarter_tokens(sorted(rows, reverse=True))
-        found = {name: max(size, quarters[name]) for name, size in found.items()}
+        widths = block_tokens(sorted(rows, reverse=True))
+        found = {name: max(size, widths[name]) for name, size in found.items()}
         cells, asked_cells = max(cells, used), max(asked_cells, repeated)
     return _bucket(settings, asked, found, images, patches, asked_cells, cells, patch_cells)
 
@@ -232,7 +232,7 @@ def _bucket(
     found_cells: int,
     patch_cells: int,
 ) -> Bucket:
-    """The bucket for queries of `asked` tokens and candidates of `found` (`quarter_tokens`),
+    """The bucket for queries of `asked` tokens and candidates of `found` (`block_tokens`),
     together `asked_cells` (a query for each of its candidates) and `found_cells`."""
     first = settings.outer > 0  # the document
     return Bucket(
@@ -258,7 +258,7 @@ def largest(index: Index, settings: PlanSettings) -> Bucket:
     if not settings.outer:
         tokens = min(tokens, settings.max_tokens - int(index.query_sizes[:, 0].min()))
     patches = max(int(queries[2]), int(items[2]))
-    found = quarter_tokens([tokens] * rows)
+    found = block_tokens([tokens] * rows)
     return _bucket(
         settings, asked, found, images, patches, rows * asked, rows * tokens, images * patches
     )

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Array = Any  # numpy on the host, jax on the device
-WHOLE = 1 << 30  # of a quarter's tokens: as many as `Bucket.tokens`
+BLOCKS = (8, 4, 2, 1)  # blocks of rows end at these shares: few are long, many are short
+WHOLE = 1 << 30  # of a block's tokens: as many as `Bucket.tokens`
 
 
 class Rows(NamedTuple):
@@ -90,9 +91,9 @@ class Bucket:
     given: int = 0  # visual tokens whose features are known
     outer: int = 0  # tokens of a prefix before the prefixes
     prefix_cells: int = 0  # tokens of all prefixes together; 0 = with padding
-    second: int = WHOLE  # tokens of the longest row of the second quarter of the rows, which
-    third: int = WHOLE  # ... go from long to short unless these are WHOLE
-    fourth: int = WHOLE
+    second: int = WHOLE  # tokens of the longest row after the first eighth of the rows, which go
+    third: int = WHOLE  # ... from long to short unless these are WHOLE; after the first quarter
+    fourth: int = WHOLE  # after the first half
 
     def __str__(self) -> str:
         """The sizes that say something."""
@@ -101,10 +102,10 @@ class Bucket:
 
     @property
     def blocks(self) -> Blocks:
-        """The rows in quarters, those of equal width together; as one where padding is computed."""
+        """The rows in `BLOCKS`, equal widths together; as one where padding is computed."""
         widths = (self.tokens, self.second, self.third, self.fourth)
         found: list[tuple[int, int]] = []
-        for rows, width in zip(_quarters(self.rows), widths, strict=True):
+        for rows, width in zip(_block_rows(self.rows), widths, strict=True):
             width = min(width, self.tokens) if self.cells else self.tokens
             if found and found[-1][1] == width:
                 found[-1] = (found[-1][0] + rows, width)
@@ -113,9 +114,9 @@ class Bucket:
         return Blocks(tuple(found))
 
     @property
-    def quarters(self) -> tuple[int, int, int]:
-        """The rows with which the second, third and last quarter begin."""
-        first, second, third, _ = np.cumsum(_quarters(self.rows)).tolist()
+    def block_starts(self) -> tuple[int, int, int]:
+        """The rows with which the second, third and last block begin."""
+        first, second, third, _ = np.cumsum(_block_rows(self.rows)).tolist()
         return first, second, third
 
     def width_at(self, row: int) -> int:
@@ -123,16 +124,16 @@ class Bucket:
         if row >= self.rows:
             return 0
         widths = (self.tokens, self.second, self.third, self.fourth)
-        return widths[sum(row >= start for start in self.quarters)]
+        return widths[sum(row >= start for start in self.block_starts)]
 
 
-def quarter_tokens(lengths: Sequence[int]) -> dict[str, int]:
+def block_tokens(lengths: Sequence[int]) -> dict[str, int]:
     """`tokens`, `second`, `third` and `fourth` of a `Bucket` for rows from long to short.
 
-    They hold in a bucket of more rows, too: there a row is in the same quarter or an earlier one,
-    and no quarter is narrower than a later one, be it empty.
+    They hold in a bucket of more rows, too: there a row is in the same block or an earlier one,
+    and no block is narrower than a later one, be it empty.
     """
-    starts = np.cumsum([0, *_quarters(len(lengths))]).tolist()
+    starts = np.cumsum([0, *_block_rows(len(lengths))]).tolist()
     names = ("tokens", "second", "third", "fourth")
     return {
         name: int(lengths[start]) if start < len(lengths) else 0
@@ -140,9 +141,9 @@ def quarter_tokens(lengths: Sequence[int]) -> dict[str, int]:
     }
 
 
-def _quarters(rows: int) -> list[int]:
-    """How many rows each quarter has."""
-    ends = [-(-rows * n // 4) for n in range(5)]
+def _block_rows(rows: int) -> list[int]:
+    """How many rows each block has."""
+    ends = [0, *(-(-rows // share) for share in BLOCKS)]
     return [end - start for start, end in zip(ends[:-1], ends[1:], strict=True)]
 
 

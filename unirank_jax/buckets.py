@@ -17,6 +17,7 @@ from unirank_jax.batch import Bucket
 COMPILE_PRICE = 1e11  # multiply-adds that a CPU computes in the time of a compilation
 CLOSE = 1.05  # a program this little above the right size is the right one
 GROW = 1.25  # a new program may cost so much more to hold what an older one holds, too
+AGAIN = 1.1  # the waste must have grown by so much before a better size is looked for again
 PATIENCE = 3  # above the wanted number of programs, one more must save so many compilations
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Buckets:
         self.name, self.most, self.cost, self.price = name, most, cost, price
         self.chosen: list[Bucket] = []
         self._seen: Bucket | None = None  # the union of all batches
-        self._wasted: dict[Bucket, float] = {}
+        self._uses: dict[Bucket, Uses] = {}
 
     def choose(self, need: Bucket) -> Bucket:
         """The bucket to run a batch of these sizes in; a new one is remembered."""
@@ -50,11 +51,12 @@ class Buckets:
         best = min(fitting, key=self.cost, default=None)
         full = len(self.chosen) >= self.most - 1  # the last place is for a batch that fits none
         if best is not None:
-            waste = self.cost(best) - self.cost(wanted)
-            self._wasted[wanted] = self._wasted.get(wanted, 0.0) + waste
-            close = waste <= (CLOSE - 1) * self.cost(wanted)
-            if close or self._wasted[wanted] < self.price * (PATIENCE if full else 1):
+            uses = self._uses.setdefault(best, Uses(self.cost(best), self.cost))
+            better = uses.add(wanted, self.price * (PATIENCE if full else 1))
+            if better is None:
                 return best
+            wanted = better
+            del self._uses[best]
         elif full:
             wanted = roomy(self._seen)
             if len(self.chosen) >= self.most:
@@ -67,6 +69,36 @@ class Buckets:
                 wanted = least
         self.chosen.append(wanted)
         return wanted
+
+
+class Uses:
+    """What ran in a program, and what its padding has cost."""
+
+    def __init__(self, paid: float, cost: Callable[[Bucket], float]) -> None:
+        """paid: the cost of the program's bucket."""
+        self.paid, self.cost = paid, cost
+        self.counts: dict[Bucket, int] = {}  # by the right size
+        self.wasted = self.looked = 0.0
+
+    def add(self, wanted: Bucket, price: float) -> Bucket | None:
+        """Count a batch; a smaller bucket that would have saved `price` by now, if there is one.
+
+        It holds the cheapest of the batches up to some size, where that saves most.
+        """
+        own = self.cost(wanted)
+        if self.paid <= CLOSE * own:
+            return None
+        self.counts[wanted] = self.counts.get(wanted, 0) + 1
+        self.wasted += self.paid - own
+        if self.wasted < max(price, AGAIN * self.looked):
+            return None
+        self.looked = self.wasted
+        held, count, found = wanted, 0, (0.0, wanted)
+        for one in sorted(self.counts, key=self.cost):
+            held, count = round_up(union([held, one])) if count else one, count + self.counts[one]
+            found = max(found, (count * (self.paid - self.cost(held)), held), key=lambda x: x[0])
+        saved, better = found
+        return better if saved >= price and fits(wanted, better) else None
 
 
 def fits(need: Bucket, bucket: Bucket) -> bool:
@@ -85,11 +117,11 @@ def union(buckets: list[Bucket]) -> Bucket:
 
 
 def _in_rows(bucket: Bucket, rows: int) -> Bucket:
-    """The same batches among as many rows, no fewer: its rows are in earlier quarters of them."""
+    """The same batches among as many rows, no fewer: its rows are in earlier blocks."""
     if rows == bucket.rows:
         return bucket
     more = replace(bucket, rows=rows)
-    second, third, fourth = map(bucket.width_at, more.quarters)
+    second, third, fourth = map(bucket.width_at, more.block_starts)
     return replace(more, second=second, third=third, fourth=fourth)
 
 
@@ -132,7 +164,7 @@ def roomy(need: Bucket) -> Bucket:
         return max(getattr(up, name), min(getattr(room, name), most))
 
     names = ("second", "third", "fourth")
-    widths = {name: width(name, row) for name, row in zip(names, room.quarters, strict=True)}
+    widths = {name: width(name, row) for name, row in zip(names, room.block_starts, strict=True)}
     return replace(room, outer=up.outer, **widths)
 
 

@@ -19,9 +19,9 @@ from unirank_jax.batch import (
     Bucket,
     Images,
     Rows,
+    block_tokens,
     empty_images,
     empty_rows,
-    quarter_tokens,
 )
 from unirank_jax.config import ModelConfig
 
@@ -320,7 +320,7 @@ def compact_needs(
     new = [image for digest, image in images.items() if not known(digest)]
     lengths = sorted((len(item.tokens) for item in candidates), reverse=True)
     return Bucket(
-        **quarter_tokens(lengths),
+        **block_tokens(lengths),
         prefixes=len(prefixes),
         prefix_tokens=max((len(item.tokens) for item in prefixes), default=0),
         rows=len(candidates),

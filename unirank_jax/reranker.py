@@ -34,7 +34,8 @@ from unirank_jax.ranked import Ranked, ranked
 from unirank_jax.scoring_config import ScoringConfig
 from unirank_jax.store import Store, StoreError
 
-PORTION = 4  # batches whose candidates are sorted by length together
+PORTION = 4  # batches whose candidates are dealt out together ...
+FILLED = 0.92  # ... and how full they are: with no room to spare there would be a fifth
 
 
 class Reranker:
@@ -314,7 +315,7 @@ class Reranker:
             outcomes,
             on_error,
             self.scoring.workers,
-            PORTION * self.engine.token_budget,
+            int(PORTION * FILLED * self.engine.token_budget),
             self._accepts,
         )
         sizes = [len(outcome.errors) for outcome in outcomes]

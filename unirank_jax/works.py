@@ -3,7 +3,7 @@
 With the query first a prefix is a query and its rows are its candidates; with the document first a
 prefix is a candidate, and its row a query. Works share a batch of a token budget where they have
 the same static prompt and are alike in length; one that is too long for a batch is cut into parts
-of like size.
+of like size and content.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from unirank_jax.prompt import Encoded
 from unirank_jax.store import Stored
+
+OUTLIER = 8  # times the middle length; attention pads a block of rows to the longest
 
 Prefix = Encoded | Stored
 
@@ -43,23 +45,32 @@ def groups(works: Sequence[Work], token_budget: int) -> Iterator[list[Work]]:
 
 
 def split(work: Work, token_budget: int) -> Iterator[Work]:
-    """Parts of a work that fit the budget, alike in size, so that one program runs them all;
-    longest candidates apart from short ones."""
+    """Parts of a work that fit the budget, alike in length and pictures, so that one program runs
+    them all with little padding: candidates are dealt out from the largest to the smallest. Those
+    that would stretch a batch stand apart."""
     lengths = [len(row) for row in work.rows]
-    total = sum(lengths) + len(work.prefix)
-    if total <= token_budget:
+    if sum(lengths) + len(work.prefix) <= token_budget:
         yield work
         return
-    share = total / -(-total // token_budget)
-    part: list[int] = []
-    size = 0
-    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if part and (size >= share or size + lengths[i] > token_budget):
-            yield _take(work, part)
-            part, size = [], 0
-        part.append(i)
-        size += lengths[i]
-    yield _take(work, part)
+    pictures = [sum(len(image.pixels) for image in row.images) for row in work.rows]
+    order = sorted(range(len(lengths)), key=lambda i: (pictures[i], lengths[i], i), reverse=True)
+    usual = OUTLIER * sorted(lengths)[len(lengths) // 2]
+    for some in (
+        [i for i in order if lengths[i] <= usual],
+        [i for i in order if lengths[i] > usual],
+    ):
+        for hand in _dealt(some, lengths, token_budget - len(work.prefix)):
+            yield _take(work, sorted(hand))
+
+
+def _dealt(order: list[int], lengths: list[int], room: int) -> list[list[int]]:
+    """Hands of at most so many tokens together, or of one alone; as few as hold them all."""
+    total = sum(lengths[i] for i in order)
+    for count in range(max(-(-total // max(room, 1)), 1), len(order)):
+        hands = [order[at::count] for at in range(count)]
+        if all(sum(lengths[i] for i in hand) <= room for hand in hands):
+            return hands
+    return [[i] for i in order]
 
 
 def _kind(work: Work) -> tuple[bool, bytes]:
