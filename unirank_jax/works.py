@@ -64,10 +64,13 @@ def split(work: Work, token_budget: int) -> Iterator[Work]:
 
 
 def _dealt(order: list[int], lengths: list[int], room: int) -> list[list[int]]:
-    """Hands of at most so many tokens together, or of one alone; as few as hold them all."""
+    """Hands of at most so many tokens together, or of one alone; as few as hold them all. Every
+    other round goes the other way, so that no hand is always served first."""
     total = sum(lengths[i] for i in order)
     for count in range(max(-(-total // max(room, 1)), 1), len(order)):
-        hands = [order[at::count] for at in range(count)]
+        turns = range(0, len(order), count)
+        rounds = [order[at : at + count][:: -1 if at // count % 2 else 1] for at in turns]
+        hands = [[some[at] for some in rounds if at < len(some)] for at in range(count)]
         if all(sum(lengths[i] for i in hand) <= room for hand in hands):
             return hands
     return [[i] for i in order]
