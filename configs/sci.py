@@ -100,7 +100,7 @@ def tiny() -> TrainConfig:
             min_visual_tokens=16,
             max_visual_tokens=16,
             kind_power=1.0,
-            length_window=1,
+            length_window=32,
             buckets=3,
             workers=2,
             prefetch=4,
