@@ -1,5 +1,7 @@
 """Stage 1 on design lists (furniture drawings, emoji, icons, clip art).
 
+    python -m train.cloze --data DIR --lists 8000 --pictures 6000 --valid 300 --out runs/cloze
+    python -m train.sft --config configs/design.py:cloze --set data.source=runs/cloze
     python -m train.retrieve --data DIR --dual-encoder runs/design-base/exported --limit 12000 \
         --texts 25 --images 25 --out runs/retrieve
     python -m train.sft --config configs/design.py --set data.source=DIR data.lists=FILE  # tiny
@@ -8,15 +10,17 @@
     python -m train.sft --config configs/design.py:2b_lora  # adapters, fits one 24 GB GPU
 
 `DIR` is what `python -m unirank_jax.datasets.build design --out DIR` wrote. The tiny model starts
-from the base that `configs/design_pretrain.py` makes; FILE is what `train.retrieve` printed. The
-same command again resumes.
+from the base of `configs/design_pretrain.py`; FILE is what `train.retrieve` printed. `cloze`
+teaches the scientific model that the same words and the same picture speak for a candidate: of 16
+it finds 47, 42 and 73 % (words, spans, pictures) after 300 updates, 10, 23 and 15 % before; that it
+helps on the lists of the domain has not been shown. The same command again resumes.
 """
 
 from dataclasses import replace
 
 from configs import sci
 from train.config import choose
-from train.settings import TrainConfig
+from train.settings import ScheduleSettings, TrainConfig
 
 SOURCE = "data/design"
 
@@ -33,6 +37,20 @@ def tiny() -> TrainConfig:
     )
 
 
+def cloze() -> TrainConfig:
+    """A leg on lists of `train.cloze`; the tower learns line drawings and clip art, too."""
+    base = sci.cloze()
+    return replace(
+        base,
+        name="design_cloze",
+        model=replace(base.model, init="results/m2/stage1-sci"),
+        freeze=(),
+        optimizer=replace(base.optimizer, method="muon", lr=2e-3),
+        schedule=ScheduleSettings(steps=300, warmup_steps=20, final_fraction=0.05),
+        evaluation=replace(base.evaluation, every_steps=100, lists=300),
+    )
+
+
 def of_size(base: TrainConfig) -> TrainConfig:
     """A published size of `configs/sci.py` on the design lists."""
     return replace(
@@ -43,9 +61,10 @@ def of_size(base: TrainConfig) -> TrainConfig:
 
 
 def get_config(argument: str | None = None) -> TrainConfig:
-    """`tiny` (default), `2b`, `8b` or `2b_lora`."""
+    """One of the configurations above by its name; `tiny` without one."""
     sizes = {
         "tiny": tiny,
+        "cloze": cloze,
         "2b": lambda: of_size(sci.two_b()),
         "4b": lambda: of_size(sci.four_b()),
         "8b": lambda: of_size(sci.eight_b()),

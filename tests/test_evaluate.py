@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_run
 
 from train import evaluate as command
 from train.baselines import BM25, DualEncoder, TfIdf, random_order, text_pool
+from train.config import load as load_config
 from train.evaluation import (
     MACRO,
     MICRO,
@@ -382,6 +385,18 @@ def test_bad_arguments_end_with_a_message_before_anything_is_scored(my_lists, ar
     with pytest.raises(SystemExit) as caught:
         command.main(["--data", str(my_lists), *arguments])
     assert message in str(caught.value)
+
+
+def test_a_run_without_the_step_is_told_before_anything_is_scored(my_lists, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    config = load_config(str(tiny_run.ROOT / "configs" / "sci.py"))
+    (run / "config.json").write_text(json.dumps({"config": asdict(config)}))
+    monkeypatch.setattr(
+        command, "model_scorer", lambda *arguments: pytest.fail("a model is opened")
+    )
+    with pytest.raises(SystemExit, match="no checkpoint 'best'; complete steps: none"):
+        command.main(["--data", str(my_lists), "--model", str(run)])
 
 
 def test_two_models_of_one_name_are_an_error(my_lists, tmp_path):

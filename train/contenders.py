@@ -7,7 +7,7 @@ memory at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -87,6 +87,23 @@ def model_scorer(name: str, path: str | None, step: str, on_error: str, shown: S
             return scores(load(folder))
 
     return score
+
+
+def require_steps(paths: Iterable[str | None], step: str) -> None:
+    """Look for the step in every training run among `paths`, before anything is scored.
+
+    Raises:
+        ConfigError: a run that has no such step; the message lists those it has.
+    """
+    from train.checkpoint import CheckpointError  # JAX: only when it is needed
+    from train.initial import find_step
+
+    for path in paths:
+        if path is not None and _is_run(path):
+            try:
+                find_step(Path(path), step)
+            except CheckpointError as error:
+                raise ConfigError(f"--model {path}, --step {step}: {error}") from None
 
 
 @contextmanager

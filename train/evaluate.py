@@ -18,7 +18,14 @@ from pathlib import Path
 from train import html_report
 from train.config import ConfigError
 from train.config import load as load_config
-from train.contenders import dual_encoder, dual_folder, model_scorer, named, named_paths
+from train.contenders import (
+    dual_encoder,
+    dual_folder,
+    model_scorer,
+    named,
+    named_paths,
+    require_steps,
+)
 from train.evaluation import FIRST, Report, evaluate, evaluate_scores, examples_of
 from train.forms import Shown
 from train.runs import Ranking, coverage, fixed, open_run, rejudged, write_runs
@@ -75,6 +82,7 @@ def run(arguments: argparse.Namespace, source: str, seed: int) -> tuple[Report, 
     paths, forms = named(arguments.model, default=not arguments.run)
     if arguments.mixed and set(forms.values()) - {"native"}:
         raise ConfigError("--mixed changes the form of candidates; leave it out beside PATH:FORM")
+    require_steps(paths.values(), arguments.step)
     rankings = {
         name: open_run(Path(path)) for name, path in named_paths("--run", arguments.run).items()
     }

@@ -117,17 +117,11 @@ def restore_model(workdir: Path, step: str | int) -> tuple[Model, TrainConfig, M
         CheckpointError: no such step.
         ConfigError: the folder is no run of this program.
     """
-    if not (workdir / "config.json").exists():
-        raise ConfigError(f"--workdir: {workdir} holds no config.json; give a folder of train.sft")
-    stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["config"]
-    shared = {field.name for field in fields(TrainConfig)}  # other stages have more of their own
-    config = from_dict(TrainConfig, {n: value for n, value in stored.items() if n in shared})
+    config = _config_of(workdir)
     layout, _ = make_layout(_read_config(workdir / MODEL_FOLDER), config.lora, 0)
     names = layout.select(config.freeze)
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with Checkpoints(
-        workdir, config.checkpoint.keep, config.evaluation.metric, reading=True
-    ) as checkpoints:
+    with _reading(workdir, config) as checkpoints:
         number = checkpoints.resolve(step)
         params = network(checkpoints.restore_part(number, "trainable", place))
         meta = checkpoints.meta(number)
@@ -140,6 +134,30 @@ def restore_model(workdir: Path, step: str | int) -> tuple[Model, TrainConfig, M
             }
             params |= checkpoints.restore_constant(shapes)
     return layout.model(params), config, meta, number
+
+
+def find_step(workdir: Path, step: str | int) -> int:
+    """Which step of a run `step` means ("last", "best" or a number).
+
+    Raises:
+        CheckpointError: no such step.
+        ConfigError: the folder is no run of this program.
+    """
+    with _reading(workdir, _config_of(workdir)) as checkpoints:
+        return checkpoints.resolve(step)
+
+
+def _config_of(workdir: Path) -> TrainConfig:
+    if not (workdir / "config.json").exists():
+        raise ConfigError(f"--workdir: {workdir} holds no config.json; give a folder of train.sft")
+    stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["config"]
+    shared = {field.name for field in fields(TrainConfig)}  # other stages have more of their own
+    return from_dict(TrainConfig, {n: value for n, value in stored.items() if n in shared})
+
+
+def _reading(workdir: Path, config: TrainConfig) -> Checkpoints:
+    keep, metric = config.checkpoint.keep, config.evaluation.metric
+    return Checkpoints(workdir, keep, metric, reading=True)
 
 
 def _read_config(folder: Path) -> ModelConfig:
