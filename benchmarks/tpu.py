@@ -2,9 +2,10 @@
 
     TPU_LIBRARY_PATH=.../libtpu.so python -m benchmarks.tpu --out runs/tpu.json
 
-One batch: a text query and 16 candidates of 1,280 visual tokens and some words, bfloat16, the
-tower, the decoder and the label head, the query's keys and values at hand. Nothing runs on a TPU:
-train/tpu_cost.py says how it is estimated.
+A row takes minutes; rows that the file has already are kept. One batch: a text query and 16
+candidates of 1,280 visual tokens and some words, bfloat16, the tower, the decoder and the label
+head, the query's keys and values at hand. Nothing runs on a TPU: train/tpu_cost.py says how it is
+estimated.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from train.tpu_cost import (
 from unirank_jax import sharding
 from unirank_jax.batch import Bucket
 from unirank_jax.config import ModelConfig, preset
+from unirank_jax.datasets.formats.writing import write_lines
 from unirank_jax.layers import Compute
 from unirank_jax.model import Model, candidate_states, encode_images, label_logits, prefix_cache
 from unirank_jax.packing import pack
@@ -157,22 +159,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{MEMORY_EFFICIENCY:.0%} of the memory's bandwidth"
     )
     print(assumed)
-    found = []
+    out = Path(arguments.out)
+    found = json.loads(out.read_text())["estimates"] if out.exists() else []
     try:
-        for model, topology, chips in GIVEN:
-            one = estimate(model, topology, chips)
-            found.append(asdict(one))
-            terms = ", ".join(f"{k} {1e3 * v:.1f} ms" for k, v in asdict(one.seconds).items())
-            print(
-                f"{model} on {chips} of {topology}: {one.pairs_per_second:.1f} pairs/s per chip, "
-                f"MFU {100 * one.mfu:.0f} % ({terms}; {one.weights / 2**30:.1f} GiB of weights)"
-            )
+        for given in GIVEN:
+            if not any((row["model"], row["topology"], row["chips"]) == given for row in found):
+                found.append(asdict(estimate(*given)))
+                out.parent.mkdir(parents=True, exist_ok=True)
+                text = json.dumps({"assumed": assumed, "estimates": found}, indent=1)
+                write_lines(out, [text, "\n"])
     except EstimateError as error:
         print(f"benchmarks.tpu: {error}", file=sys.stderr)
         return 1
-    out = Path(arguments.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"assumed": assumed, "estimates": found}, indent=1) + "\n")
+    for row in found:
+        terms = ", ".join(f"{k} {1e3 * v:.1f} ms" for k, v in row["seconds"].items())
+        print(
+            f"{row['model']} on {row['chips']} of {row['topology']}: {row['pairs_per_second']:.1f} "
+            f"pairs/s per chip, MFU {100 * row['mfu']:.0f} % ({terms}; "
+            f"{row['weights'] / 2**30:.1f} GiB of weights)"
+        )
     return 0
 
 
