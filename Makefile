@@ -50,10 +50,11 @@ prove-m2: .venv/stamp-test
 # What scoring and a training step cost: on an idle machine with 16 GiB, nothing else running. A run
 # that is void or misses its aim goes on with the next one; the files say so.
 prove-m3: .venv/stamp-test
-	mkdir -p results/m3
+	mkdir -p results/m3 runs/prove-m3
 	for name in invariance scaling int8 training scoring; do \
-		$(BIN)/python -m benchmarks.$$name --out results/m3/$$name.json \
+		$(BIN)/python -m benchmarks.$$name --out runs/prove-m3/$$name.json \
 			> results/m3/$$name.txt || echo "$$name: see results/m3/$$name.txt"; \
+		cp runs/prove-m3/$$name.json results/m3/; \
 	done
 
 # The TPU compiler, without a TPU, about half an hour: its wheel (130 MB) stays out of the environment.
@@ -64,7 +65,8 @@ prove-tpu: .venv/stamp-test
 	$(BIN)/python -m pytest tests/prove_compile_only.py -rP
 	mkdir -p results/m3
 	TPU_LIBRARY_PATH=runs/prove-tpu/wheel/libtpu/libtpu.so \
-		$(BIN)/python -m benchmarks.tpu --out results/m3/tpu.json > results/m3/tpu.txt
+		$(BIN)/python -m benchmarks.tpu --out runs/prove-tpu/tpu.json > results/m3/tpu.txt
+	cp runs/prove-tpu/tpu.json results/m3/
 
 # Runs over several devices and processes, kills at random moments, and what a published size takes
 # of host memory: half an hour, 13 GiB of memory, 9 GB of disk.

@@ -7,7 +7,8 @@ Same weights, same inputs, same threads; scores are compared. The peers' batch s
 one sweep before the rounds; contenders take turns. Run it on an idle machine: the load and the
 rate of a matrix product are measured before and after each workload, which is void when they moved
 by more than a tenth. A workload takes ten minutes to half an hour; each is written when it is done,
-and those that the file holds are not measured again unless they are void.
+and those that the file holds are not measured again unless they are void: after a change of the
+code or of other arguments give another file.
 """
 
 from __future__ import annotations

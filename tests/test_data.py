@@ -196,6 +196,7 @@ def test_grouping_by_length_and_blocks_of_rows_narrow_attention() -> None:
         return sum(rows * width for bucket in buckets for rows, width in bucket.blocks.sizes)
 
     assert cells(16, False) < 0.95 * cells(1, False)
+    assert cells(16, True) < 0.6 * cells(16, False)
     assert cells(1, True) < 0.4 * cells(1, False), "blocks alone do more, in batches all alike"
 
 

@@ -95,15 +95,16 @@ def require_steps(paths: Iterable[str | None], step: str) -> None:
     Raises:
         ConfigError: a run that has no such step; the message lists those it has.
     """
-    from train.checkpoint import CheckpointError  # JAX: only when it is needed
-    from train.initial import find_step
-
     for path in paths:
-        if path is not None and _is_run(path):
-            try:
-                find_step(Path(path), step)
-            except CheckpointError as error:
-                raise ConfigError(f"--model {path}, --step {step}: {error}") from None
+        if path is None or not _is_run(path):
+            continue
+        from train.checkpoint import CheckpointError  # JAX: only when it is needed
+        from train.initial import find_step
+
+        try:
+            find_step(Path(path), step)
+        except CheckpointError as error:
+            raise ConfigError(f"--model {path}, --step {step}: {error}") from None
 
 
 @contextmanager
@@ -112,15 +113,12 @@ def exported(path: str, step: str) -> Iterator[str]:
     if not _is_run(path):
         yield path
         return
-    from train.checkpoint import CheckpointError
+    require_steps([path], step)
     from train.export import export
 
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
-        try:
-            export(Path(path), step, folder, "merged", None)
-        except CheckpointError as error:
-            raise ConfigError(f"--model {path}, --step {step}: {error}") from None
+        export(Path(path), step, folder, "merged", None)
         yield str(folder)
 
 

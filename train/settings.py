@@ -70,8 +70,7 @@ class OptimizerSettings:
 
     Muon (Jordan 2024) turns the momentum of every matrix into the nearest orthogonal one; scaled as
     in Moonlight (arXiv 2502.16982) it takes AdamW's learning rates. Embeddings, norms, biases, the
-    patch projection and adapters stay with AdamW. A small model from scratch learns in far fewer
-    updates with it; published weights were tuned with AdamW.
+    patch projection and adapters stay with AdamW. Published weights were tuned with AdamW.
     """
 
     lr: float
