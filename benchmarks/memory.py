@@ -18,6 +18,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from zlib import crc32
 
 import ml_dtypes
 import numpy as np
@@ -28,6 +29,7 @@ from train.initial import ASSETS
 from unirank_jax.config import ModelConfig, preset
 from unirank_jax.keys import abstract_params, entries, their_shape
 from unirank_jax.loading import load
+from unirank_jax.manifest import LABEL_TOKENS
 from unirank_jax.tensor_file import write_tensors
 from unirank_jax.tokenizer import Tokenizer
 from unirank_jax.weights import SINGLE_FILE
@@ -35,6 +37,7 @@ from unirank_jax.weights import SINGLE_FILE
 GIB = 2**30
 SHARE, BESIDE = 1.3, GIB  # of the checkpoint, and beside it
 SPREAD = 0.02  # of the random weights
+LABEL_SCALE = 20.0  # of both labels' rows, so that scores spread like real ones
 STEPS = ("load", "score", "export")
 
 
@@ -71,7 +74,7 @@ def main() -> None:
 
 def make(folder: Path, config: ModelConfig) -> None:
     """A published folder of this shape: random weights in bfloat16, the embedded tokenizer."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     tokenizer = Tokenizer.from_file(ASSETS / "tokenizer")
     image, video, start, end = (
         tokenizer.special(f"<|{name}|>")
@@ -86,10 +89,18 @@ def make(folder: Path, config: ModelConfig) -> None:
     )
     shapes = abstract_params(config)
     theirs = {e.key: their_shape(e, shapes[e.name].shape, config) for e in entries(config)}
-    noise = np.random.default_rng(0).normal(0, SPREAD, 1 << 20).astype(ml_dtypes.bfloat16)
+    labels = [tokenizer.single(word) for word in LABEL_TOKENS]
+    # Repeated, with a period that no width divides: rows are alike in no matrix.
+    noise = np.random.default_rng(0).normal(0, SPREAD, 1_000_003).astype(ml_dtypes.bfloat16)
 
     def random(key: str) -> np.ndarray:
-        return np.resize(noise, theirs[key])  # repeated: values do not matter here
+        shape = theirs[key]
+        if "norm" in key or key.endswith("bias"):
+            return np.full(shape, key.endswith("weight"), noise.dtype)
+        found = np.resize(np.roll(noise, crc32(key.encode()) % len(noise)), shape)
+        if key.endswith(("embed_tokens.weight", "lm_head.weight")):
+            found[labels] *= noise.dtype.type(LABEL_SCALE)
+        return found
 
     write_tensors(folder / SINGLE_FILE, theirs, random, noise.dtype)
     (folder / "config.json").write_text(json.dumps(config.to_hf()))

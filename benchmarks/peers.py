@@ -24,13 +24,21 @@ from transformers import Qwen3VLForConditionalGeneration  # noqa: E402
 
 
 class Transformers:
-    """Batched scoring with `Qwen3VLForConditionalGeneration` (sdpa attention, float32)."""
+    """Batched scoring with `Qwen3VLForConditionalGeneration` (sdpa attention)."""
 
-    def __init__(self, folder: Path, ours: Reranker, batch: int) -> None:
-        self.prompt, self.batch = ours.prompt, batch
+    def __init__(
+        self,
+        folder: Path,
+        ours: Reranker,
+        batch: int,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+    ) -> None:
+        self.prompt, self.batch, self.device = ours.prompt, batch, device
         self.model = Qwen3VLForConditionalGeneration.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="sdpa"
+            folder, dtype=dtype, attn_implementation="sdpa"
         ).eval()
+        self.model.to(device)
 
     def __call__(self, workload: Workload) -> np.ndarray:
         """Logits of all pairs in order, float32."""
@@ -60,20 +68,24 @@ class Transformers:
             mask[at, width - len(row_tokens) :] = 1
         images = [image for pair in pairs for side in pair for image in side.images]
         inputs: dict[str, Any] = {
-            "input_ids": torch.from_numpy(ids),
-            "attention_mask": torch.from_numpy(mask),
+            "input_ids": torch.from_numpy(ids).to(self.device),
+            "attention_mask": torch.from_numpy(mask).to(self.device),
             "mm_token_type_ids": torch.from_numpy((ids == self.prompt.image_token_id) * 1),
         }
+        inputs["mm_token_type_ids"] = inputs["mm_token_type_ids"].to(self.device)
         if images:
             vision = self.model.config.vision_config
             pixels = torch.from_numpy(np.concatenate([image.pixels for image in images]))
+            pixels = pixels.to(self.device)  # as bytes: the floats are made there
             frames = pixels.float().reshape(len(pixels), vision.in_channels, 1, -1) / 127.5 - 1.0
             frames = frames.expand(-1, -1, vision.temporal_patch_size, -1)
             inputs["pixel_values"] = frames.reshape(len(pixels), -1)
-            inputs["image_grid_thw"] = torch.tensor([(1, *image.grid) for image in images])
+            inputs["image_grid_thw"] = torch.tensor([(1, *image.grid) for image in images]).to(
+                self.device
+            )
         last = self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
         yes, no = self.prompt.label_ids
-        return (last[:, yes] - last[:, no]).numpy()
+        return (last[:, yes].float() - last[:, no].float()).cpu().numpy()
 
 
 class SentenceTransformers:

@@ -141,7 +141,8 @@ def test_auto_takes_a_kernel_where_it_is_proven():
     assert attention.choose(TPU._replace(queries=1), "auto") == "xla"
     assert attention.choose(TPU._replace(queries=1), "splash") == "splash"
     assert attention.choose(TPU._replace(partitioned=True, divides=True), "auto") == "splash"
-    assert attention.choose(GPU, "auto") == "xla"  # cuDNN is taken where it is named
+    assert attention.choose(GPU, "auto") == "xla"  # few queries: nothing to gain
+    assert attention.choose(GPU._replace(queries=attention.LONG), "auto") == "cudnn"
     assert attention.choose(GPU, "cudnn") == "cudnn"
     assert attention.choose(TPU, "xla") == attention.choose(GPU, "xla") == "xla"
     with pytest.raises(ValueError, match="'flash' is unknown; choose auto"):

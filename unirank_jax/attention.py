@@ -19,6 +19,7 @@ from unirank_jax.attention_request import Backend, PrefixKV, Request
 __all__ = ["Backend", "PrefixKV", "attend"]
 
 Array = jax.Array
+LONG = 256  # queries of a row from which on cuDNN is taken
 
 
 def attend(
@@ -125,10 +126,11 @@ def choose(request: Request, backend: Backend) -> Literal["xla", "splash", "cudn
     if backend != "auto":
         known = "auto, xla, splash or cudnn"
         raise ValueError(f"attention backend {backend!r} is unknown; choose {known}")
-    # One query has few scores: nothing to gain from a kernel. cuDNN must be named: its numbers have
-    # not been compared with ours on a GPU yet.
-    kernel = request.queries > 1 and _refusal(request, "splash") is None
-    return "splash" if kernel else "xla"
+    if request.queries > 1 and _refusal(request, "splash") is None:
+        return "splash"
+    if request.queries >= LONG and _refusal(request, "cudnn") is None:
+        return "cudnn"
+    return "xla"
 
 
 def _refusal(request: Request, kernel: Literal["splash", "cudnn"]) -> str | None:

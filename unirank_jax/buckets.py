@@ -18,6 +18,7 @@ COMPILE_PRICE = 1e11  # multiply-adds that a CPU computes in the time of a compi
 CLOSE = 1.05  # a program this little above the right size is the right one
 GROW = 1.25  # a new program may cost so much more to hold what an older one holds, too
 AGAIN = 1.1  # the waste must have grown by so much before a better size is looked for again
+FEW_GIVEN = 4096  # visual tokens: up to here the bytes of their features do not matter
 PATIENCE = 3  # above the wanted number of programs, one more must save so many compilations
 
 logger = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ def round_up(need: Bucket) -> Bucket:
     """Each size on its ladder; 0 stays 0 (no images: a program without a tower).
 
     Cells and patch cells cost in proportion, so their ladder is fine; the others are coarse, and
-    that of given features, which cost nothing but memory, is very coarse.
+    that of given features, which cost their way to the device, is very coarse while they are few.
     """
     need = _in_rows(need, rung(need.rows, 8, 2))
     return replace(
@@ -141,13 +142,19 @@ def round_up(need: Bucket) -> Bucket:
         patches=rung(need.patches, 64, 4),
         cells=rung(need.cells, 64, 16),
         patch_cells=rung(need.patch_cells, 64, 16),
-        given=8 ** math.ceil(math.log(need.given, 8)) if need.given else 0,
+        given=_given(need.given),
         outer=rung(need.outer, 64, 1),
         prefix_cells=rung(need.prefix_cells, 64, 8),
         second=rung(need.second, 32, 4),
         third=rung(need.third, 32, 4),
         fourth=rung(need.fourth, 32, 4),
     )
+
+
+def _given(tokens: int) -> int:
+    if tokens > FEW_GIVEN:
+        return rung(tokens, FEW_GIVEN, 2)
+    return 8 ** math.ceil(math.log(tokens, 8)) if tokens else 0
 
 
 def roomy(need: Bucket) -> Bucket:

@@ -152,13 +152,14 @@ def table(found: Sequence[Features], like: Features, rows: int) -> Features:
 
     `like`: shapes (.., D), (n, .., D) and dtypes, for the case that there is none.
     """
-    merged = np.zeros((rows, like.merged.shape[-1]), like.merged.dtype)
-    deepstack = np.zeros((len(like.deepstack), *merged.shape), like.deepstack.dtype)
+    merged = np.empty((rows, like.merged.shape[-1]), like.merged.dtype)
+    deepstack = np.empty((len(like.deepstack), *merged.shape), like.deepstack.dtype)
     start = 0
     for one in found:
         end = start + len(one.merged)
         merged[start:end], deepstack[:, start:end] = one.merged, one.deepstack
         start = end
+    merged[start:], deepstack[:, start:] = 0, 0
     return Features(merged, deepstack)
 
 
