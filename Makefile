@@ -1,5 +1,5 @@
-# make test | lint | demo | prove-m1 | prove-m2 | prove-m3 | prove-tpu | prove-m5: each creates .venv, installs
-# the pinned packages, does its job.
+# make test | lint | demo | prove-m1 | prove-m2 | prove-m3 | prove-tpu | prove-gpu | prove-m5: each creates
+# .venv, installs the pinned packages, does its job.
 # A second call finds the stamps in .venv and starts at once. PYTHON=python3.12 picks another Python.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -9,7 +9,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: test lint unit demo prove-m1 prove-m2 prove-m3 prove-tpu prove-m5 clean
+.PHONY: test lint unit demo prove-m1 prove-m2 prove-m3 prove-tpu prove-gpu prove-m5 clean
 
 test: lint unit
 
@@ -67,6 +67,15 @@ prove-tpu: .venv/stamp-test
 	TPU_LIBRARY_PATH=runs/prove-tpu/wheel/libtpu/libtpu.so \
 		$(BIN)/python -m benchmarks.tpu --out runs/prove-tpu/tpu.json > results/m3/tpu.txt
 	cp runs/prove-tpu/tpu.json results/m3/
+
+# On a machine with an NVIDIA GPU of 80 GB, five minutes: cuDNN's attention against the dense
+# reference, and the 2B shape against transformers on the same card.
+prove-gpu: .venv/stamp-test
+	$(PIP) '.[cuda]'
+	mkdir -p results/m3 runs/prove-gpu
+	JAX_PLATFORMS=cuda $(BIN)/python -m pytest tests/prove_gpu_attention.py -rP
+	$(BIN)/python -m benchmarks.gpu --model runs/prove-gpu/2b --out results/m3/gpu.json \
+		> results/m3/gpu.txt
 
 # Runs over several devices and processes, kills at random moments, and what a published size takes
 # of host memory: half an hour, 13 GiB of memory, 9 GB of disk.

@@ -1,7 +1,6 @@
 """One model for both domains: goes on from `configs/sci.py:mixed` with design lists beside it.
 
     python -m train.cloze --data data/sci --lists 12000 --valid 300 --out runs/cloze
-    python -m train.sft --config configs/sci.py:mixed
     python -m train.cloze --data data/design --lists 8000 --pictures 6000 --valid 300 \\
         --out runs/cloze-design
     python -m train.sft --config configs/both.py
@@ -14,22 +13,19 @@ from dataclasses import replace
 
 from configs import sci
 from train.config import choose
-from train.settings import ScheduleSettings, TrainConfig
+from train.settings import TrainConfig
 
 
 def tiny() -> TrainConfig:
     """The tower is trained too: it has seen molecules and figures alone."""
-    base = sci.mixed()
+    base = sci.stage1()
     return replace(
         base,
         name="both",
-        model=replace(base.model, init="runs/sft-sci-mixed"),
+        model=replace(base.model, init="results/m2/stage1-sci"),
         data=replace(
-            base.data, source="data/sci,data/design,runs/cloze,runs/cloze-design", buckets=8
+            base.data, source="data/sci,data/design,runs/cloze,runs/cloze-design", buckets=5
         ),
-        schedule=ScheduleSettings(steps=3000, warmup_steps=40, final_fraction=0.02),
-        freeze=(),
-        evaluation=replace(base.evaluation, every_steps=500, lists=600),
     )
 
 

@@ -51,6 +51,18 @@ def cloze() -> TrainConfig:
     )
 
 
+def stage1() -> TrainConfig:
+    """`configs/sci.py:stage1` for design, from the scientific model, lists of the domain beside
+    those of `train.cloze`."""
+    base = sci.stage1()
+    return replace(
+        base,
+        name="design_stage1",
+        model=replace(base.model, init="results/m2/stage1-sci"),
+        data=replace(base.data, source="data/design,runs/cloze-design"),
+    )
+
+
 def of_size(base: TrainConfig) -> TrainConfig:
     """A published size of `configs/sci.py` on the design lists."""
     return replace(
@@ -65,6 +77,7 @@ def get_config(argument: str | None = None) -> TrainConfig:
     sizes = {
         "tiny": tiny,
         "cloze": cloze,
+        "stage1": stage1,
         "2b": lambda: of_size(sci.two_b()),
         "4b": lambda: of_size(sci.four_b()),
         "8b": lambda: of_size(sci.eight_b()),

@@ -199,6 +199,41 @@ def full() -> TrainConfig:
     )
 
 
+def stage1() -> TrainConfig:
+    """From the base in one leg, with Muon and the tower trained too: lists of the dataset, of a
+    first stage and of `train.cloze`. Made for an accelerator; STEPS fit minutes of one."""
+    lists = full()
+    return replace(
+        lists,
+        name="sci_stage1",
+        model=replace(lists.model, init="base", unroll=False),
+        data=replace(
+            lists.data,
+            source="data/sci,runs/cloze",
+            kind_power=0.4,
+            length_window=1,
+            max_tokens=288,  # that the document may come first, too
+            buckets=4,
+        ),
+        batch=BatchSettings(lists=16, accumulate=1),
+        optimizer=replace(lists.optimizer, method="muon", lr=2e-3),
+        schedule=ScheduleSettings(steps=2000, warmup_steps=40, final_fraction=0.02),
+        freeze=(),
+        evaluation=replace(lists.evaluation, every_steps=0),
+        checkpoint=CheckpointSettings(every_steps=1000, keep=1),
+    )
+
+
+def stage1_document_first() -> TrainConfig:
+    """`stage1` with the document first."""
+    lists = stage1()
+    return replace(
+        lists,
+        name="sci_stage1_document_first",
+        data=replace(lists.data, prompt_id=DOCUMENT_FIRST),
+    )
+
+
 def cloze() -> TrainConfig:
     """A leg on lists of `train.cloze`: words of the query that occur in a candidate count."""
     lists = open_lists()
@@ -329,6 +364,8 @@ def get_config(argument: str | None = None) -> TrainConfig:
         "mixed": mixed,
         "full": full,
         "cloze": cloze,
+        "stage1": stage1,
+        "stage1_document_first": stage1_document_first,
         "document_first": document_first,
         "as_image": as_image,
         "as_text": as_text,

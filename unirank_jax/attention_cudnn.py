@@ -70,13 +70,20 @@ def attend(
         wide = jnp.take_along_axis(q, jnp.maximum(source, 0)[..., None, None], axis=1, mode="clip")
         q = jnp.where((source >= 0)[..., None, None], wide, 0)  # (B, P + T, N, H)
         places = (before + jnp.arange(length))[..., None, None]
+    if k.shape[1] % 2 and lengths is None and not causal:
+        lengths = jnp.full(k.shape[0], k.shape[1], jnp.int32)  # the key that is added is none
     out = jax.nn.dot_product_attention(
-        q,
-        k,
-        v,
+        _even(q),
+        _even(k),
+        _even(v),
         scale=q.shape[-1] ** -0.5,
         is_causal=causal,
         key_value_seq_lengths=lengths,
         implementation=implementation,
     )
-    return out if places is None else jnp.take_along_axis(out, places, axis=1)
+    return out[:, :length] if places is None else jnp.take_along_axis(out, places, axis=1)
+
+
+def _even(x: Array) -> Array:
+    """(B, T, ...), one longer where T is odd: the kernel's backward pass wants even lengths."""
+    return jnp.pad(x, [(0, 0), (0, 1), (0, 0), (0, 0)]) if x.shape[1] % 2 else x

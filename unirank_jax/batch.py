@@ -9,13 +9,14 @@ Each shard holds its own images, so an index never leaves the shard. No JAX here
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 Array = Any  # numpy on the host, jax on the device
 BLOCKS = (8, 4, 2, 1)  # blocks of rows end at these shares: few are long, many are short
+FULL = 0.97  # of the cells are used: computing the padding costs less than leaving it out
 WHOLE = 1 << 30  # of a block's tokens: as many as `Bucket.tokens`
 
 
@@ -112,6 +113,16 @@ class Bucket:
             elif rows and width:
                 found.append((rows, width))
         return Blocks(tuple(found))
+
+    @property
+    def padded_where_full(self) -> Bucket:
+        """This bucket; where there is next to no padding it is computed, which saves gathers."""
+        found = self
+        if self.patch_cells >= FULL * self.images * self.patches:
+            found = replace(found, patch_cells=0)
+        if self.cells >= FULL * self.rows * self.tokens and len(self.blocks.sizes) == 1:
+            found = replace(found, cells=0)
+        return found
 
     @property
     def block_starts(self) -> tuple[int, int, int]:

@@ -32,6 +32,7 @@ from unirank_jax.model import (
 )
 from unirank_jax.packing import Slots, compact_needs, pack_prefixes, pack_rows, visual_rows
 from unirank_jax.prompt import Encoded
+from unirank_jax.resident import resident
 from unirank_jax.shared import Kept, Shared, entries_of
 from unirank_jax.store import Stored
 from unirank_jax.text import Cache, Prefix
@@ -73,6 +74,12 @@ class Engine:
         self.config, self.label_ids = model.config, label_ids
         self.compute, self.token_budget = compute, token_budget
         self.features = features
+        text, count = self.config.text, len(self.config.vision.deepstack_layers)
+        dtype = jnp.dtype(compute.dtype)
+        self._like = Features(
+            np.zeros((0, text.width), dtype), np.zeros((count, 0, text.width), dtype)
+        )
+        self._resident = resident(features.budget_bytes, self._like, compute.mesh)
         self._graph, self._state = nnx.split(model)
         self._prefix_program = jax.jit(self._trace_prefix)
         self._score_program = jax.jit(self._trace_score)
@@ -214,7 +221,7 @@ class Engine:
         if self._each:
             both = rung(max(count, len(owners)), 8, 1)
             need = replace(need, prefixes=both, rows=both)
-        bucket = self._buckets["rows", need.images > 0].choose(need)
+        bucket = self._buckets["rows", need.images > 0].choose(need).padded_where_full
         slots, given = self._slots(sequences, bucket)
         starts = [prefixes.starts[at] for at in prefix_of]
         packed, take = pack_rows(self.config, sequences, starts, bucket, slots)
@@ -262,7 +269,7 @@ class Engine:
             need = replace(need, prefix_cells=0)
         if outer is not None:
             need = replace(need, outer=outer.size[1])
-        bucket = self._buckets[kind, need.images > 0].choose(need)
+        bucket = self._buckets[kind, need.images > 0].choose(need).padded_where_full
         slots, given = self._slots(sequences, bucket)
         start = 0 if outer is None else outer.starts[0]
         starts = [start] * len(sequences)
@@ -283,10 +290,15 @@ class Engine:
         digests = dict.fromkeys(image.digest for one in sequences for image in one.images)
         known = [(digest, n) for digest in digests if (n := self.features.tokens(digest))]
         slots = Slots(self.config, bucket, known)
-        text, count = self.config.text, len(self.config.vision.deepstack_layers)
-        dtype = jnp.dtype(self.compute.dtype)
-        like = Features(np.zeros((0, text.width), dtype), np.zeros((count, 0, text.width), dtype))
-        return slots, table([self.features.get(digest) for digest, _ in known], like, bucket.given)
+        given = None
+        if self._resident is not None:
+            for digest, _ in known:
+                self.features.touch(digest)
+            given = self._resident.take(known, self.features.get, bucket.given)
+        if given is None:
+            found = [self.features.get(digest) for digest, _ in known]
+            given = table(found, self._like, bucket.given)
+        return slots, given
 
     def _remember(self, slots: Slots, computed: Features | None) -> None:
         """New features go to the cache, where it is on."""
@@ -297,6 +309,8 @@ class Engine:
         counts = slots.arrays.lengths[0, : len(new)] // unit
         places = {d: (first, int(n)) for (d, first), n in zip(new, counts, strict=True)}
         self._promises.append(self.features.promise(computed, places))
+        if self._resident is not None and places:
+            self._resident.put(computed, places)
 
     def decoder_cost(self, tokens: int) -> float:
         """Multiply-adds of the decoder for one document of so many tokens."""

@@ -81,6 +81,12 @@ class FeatureCache:
         self.statistics.hits += 1
         return self._found[digest]
 
+    def touch(self, digest: bytes) -> None:
+        """Count a use of a picture for which `tokens` is not 0, without waiting for it."""
+        self.statistics.hits += 1
+        if digest in self._found:
+            self._found.move_to_end(digest)
+
     def promise(self, features: Any, places: dict[bytes, tuple[int, int]]) -> Promise:
         """Features that a device is computing: digest -> (first row, tokens) in them."""
         self.statistics.misses += len(places)

@@ -89,8 +89,10 @@ def portions(
     workers: int,
     tokens: int,
     accepts: Callable[[str], bool],
+    first: int | None = None,
 ) -> Iterator[list[Work]]:
-    """Encoded works, at least `tokens` tokens of candidates at a time but for the last portion.
+    """Encoded works, at least `tokens` tokens of candidates at a time but for the last portion, and
+    `first` in the first one, so that the device need not wait for all of them.
 
     Notes errors and truncation in the outcomes. `accepts`: whether a store of this model may be
     read.
@@ -99,7 +101,7 @@ def portions(
         ContentError: a bad query, or with `on_error="raise"` the first bad candidate.
     """
     found: dict[int, tuple[_Job, list[Prefix], list[int]]] = {}
-    size = 0
+    size, enough = 0, first or tokens
 
     def encode(job: _Job) -> Prefix | ContentError:
         if isinstance(job.candidate, Stored):
@@ -118,9 +120,9 @@ def portions(
         items.append(item)
         places.append(job.place)
         size += len(item) + (len(job.own) if prompt.document_first else 0)
-        if size >= tokens:
+        if size >= enough:
             yield [work for one in found.values() for work in _works(prompt, *one)]
-            found, size = {}, 0
+            found, size, enough = {}, 0, tokens
     if found:
         yield [work for one in found.values() for work in _works(prompt, *one)]
 

@@ -32,7 +32,8 @@ class ScoringConfig:
     Attributes:
         token_budget: tokens of one batch; None is 2,048 on a CPU (its caches are small) and 16,384
             on accelerators.
-        cache_bytes: host memory for the features of pictures that were seen; 0 = none are kept.
+        cache_bytes: host memory for the features of pictures that were seen, and on an accelerator
+            as much of its memory, from where they need not travel again; 0 = none are kept.
         workers: threads that decode, resize and tokenise while the device computes.
         cascade: `rank` scores all candidates with few visual tokens, the best again as they are.
         cache_folder: where the features of every picture are written and read again, also by

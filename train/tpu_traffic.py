@@ -1,0 +1,179 @@
+"""Bytes that a TPU program moves to and from its main memory, read from its optimised text.
+
+The compiler's own count, "bytes accessed", includes what stays in the chip's vector memory, where
+it places much of what one operation leaves to the next; in the text such an array's layout says
+S(1). Here every operation reads its operands and writes its results once, except those places.
+Loops are counted once, as in the compiler's count.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from math import prod
+
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4}
+BYTES |= {"u32": 4, "f64": 8, "s64": 8, "u64": 8}
+# Names for arrays that are there already, or whose work is counted in another computation.
+FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "while"}
+FREE |= {"conditional", "call", "partition-id", "replica-id", "opt-barrier", "add-dependency"}
+SLICES = {"slice", "dynamic-slice", "gather"}  # they read what they give
+_ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
+_LINE = re.compile(r"\s*(ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)")
+
+
+@dataclass
+class Operation:
+    """One line of a computation."""
+
+    name: str
+    shape: str
+    kind: str
+    operands: list[str]
+    calls: list[str]  # computations
+    root: bool
+    number: int = 0  # of a parameter
+
+
+@dataclass
+class Computation:
+    """Operations by name, in order."""
+
+    entry: bool
+    operations: dict[str, Operation] = field(default_factory=dict)
+
+
+def traffic(text: str) -> float:
+    """Bytes of one run of the program, on one chip."""
+    computations = parse(text)
+    total = 0.0
+    for one in _running(computations):
+        for operation in one.operations.values():
+            total += _moved(operation, one, computations)
+    return total
+
+
+def parse(text: str) -> dict[str, Computation]:
+    """The computations of a program's text, by name."""
+    found: dict[str, Computation] = {}
+    current: Computation | None = None
+    for line in text.splitlines():
+        if line.startswith(("ENTRY ", "%")) and line.rstrip().endswith("{"):
+            match = re.match(r"(ENTRY )?%?([\w.-]+)", line)
+            assert match is not None
+            current = found[match.group(2)] = Computation(bool(match.group(1)))
+        elif line.startswith("}"):
+            current = None
+        elif current is not None and (match := _LINE.match(line)):
+            root, name, shape, kind, rest = match.groups()
+            inside, _, after = _closed(rest)
+            calls = re.findall(r"(?:calls|body|condition|to_apply)=%?([\w.-]+)", after)
+            for several in re.findall(r"(?:branch_computations|called_computations)={([^}]*)}", after):
+                calls += re.findall(r"[\w.-]+", several)
+            number = int(inside) if kind == "parameter" and inside.isdigit() else 0
+            operands = re.findall(r"%([\w.-]+)", inside)
+            current.operations[name] = Operation(
+                name, shape, kind, operands, calls, bool(root), number
+            )
+    return found
+
+
+def _closed(rest: str) -> tuple[str, str, str]:
+    """What stands before the bracket that closes, and after it."""
+    depth = 1
+    for at, letter in enumerate(rest):
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if not depth:
+            return rest[:at], ")", rest[at + 1 :]
+    return rest, "", ""
+
+
+def _running(computations: dict[str, Computation]) -> Iterator[Computation]:
+    """The entry, and the bodies of loops, branches and calls that it reaches; not those inside
+    fusions and reductions."""
+    left = [one for one in computations.values() if one.entry]
+    seen: set[int] = set()
+    while left:
+        one = left.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        for operation in one.operations.values():
+            if operation.kind in ("while", "conditional", "call"):
+                left += [computations[name] for name in operation.calls if name in computations]
+
+
+def _moved(operation: Operation, one: Computation, all_: dict[str, Computation]) -> float:
+    """Bytes of one operation."""
+    kind = operation.kind
+    if kind in FREE or kind.endswith("-done"):
+        return 0.0
+    if kind.endswith("-start"):  # the result names both sides
+        return _size(operation.shape)
+    result = _size(operation.shape)
+    if kind in SLICES:
+        source = one.operations.get(operation.operands[0])
+        return result + (_whole(operation.shape) if source and _size(source.shape) else 0.0)
+    if kind == "dynamic-update-slice":
+        update = one.operations.get(operation.operands[1])
+        return 2.0 * _whole(update.shape) if update and result else 0.0
+    inner = all_.get(operation.calls[0]) if kind == "fusion" and operation.calls else None
+    if inner is not None:
+        result = min(result, _written(inner, result))
+    read = 0.0
+    for at, name in enumerate(operation.operands):
+        source = one.operations.get(name)
+        if source is not None and (size := _size(source.shape)):
+            read += size if inner is None else min(size, _read(inner, at, size))
+    return result + read
+
+
+def _read(inner: Computation, number: int, size: float) -> float:
+    """Bytes that a fusion reads of one operand: the slices that it takes, if it takes only such."""
+    names = {o.name for o in inner.operations.values() if o.kind == "parameter"}
+    (name,) = (n for n in names if inner.operations[n].number == number)
+    known, users = {name}, []
+    for operation in inner.operations.values():
+        if known & set(operation.operands):
+            if operation.kind == "bitcast":
+                known.add(operation.name)
+            else:
+                users.append(operation)
+    if not users:
+        return 0.0
+    total = 0.0
+    for user in users:
+        if user.kind in SLICES and user.operands[0] in known:
+            total += _whole(user.shape)
+        elif not (user.kind == "dynamic-update-slice" and user.operands[0] in known):
+            return size
+    return total
+
+
+def _written(inner: Computation, size: float) -> float:
+    """Bytes that a fusion writes: where its root puts a part into an operand, that part."""
+    for operation in inner.operations.values():
+        if operation.root and operation.kind == "dynamic-update-slice":
+            update = inner.operations.get(operation.operands[1])
+            return _whole(update.shape) if update else size
+    return size
+
+
+def _arrays(shape: str) -> Iterable[tuple[float, bool]]:
+    """Bytes of every array of a shape, and whether it is in main memory."""
+    for kind, dimensions, layout in _ARRAY.findall(shape):
+        if kind in BYTES:
+            size = BYTES[kind] * prod(int(n) for n in dimensions.split(",") if n)
+            yield float(size), not re.search(r"S\([1-9]", layout)
+
+
+def _size(shape: str) -> float:
+    """Bytes in main memory."""
+    return sum(size for size, main in _arrays(shape) if main)
+
+
+def _whole(shape: str) -> float:
+    """Bytes, wherever they are."""
+    return sum(size for size, _ in _arrays(shape))
