@@ -11,10 +11,11 @@ from unirank_jax.prompt import Encoded
 from unirank_jax.reranker import Reranker
 
 
-def needed(ours: Reranker, workload: Workload) -> float:
+def needed(ours: Reranker, workload: Workload, *, seen: bool = False) -> float:
     """Multiply-adds times two: decoder, attention, tower and mergers; static prompts are free.
 
-    Every picture of a list counts, as without a cache of features, but once in its list.
+    Every picture of a list counts, as without a cache of features, but once in its list; none that
+    were `seen`.
     """
     config = ours.engine.config
     total = 0.0
@@ -29,7 +30,7 @@ def needed(ours: Reranker, workload: Workload) -> float:
             row = ours.prompt.candidate(parts, "candidate", len(prefix.tokens))
             total += sequence(config, len(row.tokens), len(prefix.tokens), last=1)
             images |= {image.digest: len(image.pixels) for image in row.images}
-        total += sum(tower(config, patches) for patches in images.values())
+        total += 0.0 if seen else sum(tower(config, patches) for patches in images.values())
     return total
 
 

@@ -7,6 +7,7 @@ sides the same; pairs are sorted by length and padded on the left, as its users 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class Transformers:
         device: str = "cpu",
     ) -> None:
         self.prompt, self.batch, self.device = ours.prompt, batch, device
+        self.workers = ours.scoring.workers
         self.model = Qwen3VLForConditionalGeneration.from_pretrained(
             folder, dtype=dtype, attn_implementation="sdpa"
         ).eval()
@@ -42,13 +44,17 @@ class Transformers:
 
     def __call__(self, workload: Workload) -> np.ndarray:
         """Logits of all pairs in order, float32."""
-        pairs = []
+        asked = []
         for query, candidates in zip(workload.queries, workload.lists, strict=True):
             prefix = self.prompt.prefix(parse(query, "query"))
-            for candidate in candidates:
-                parts = parse(candidate, "candidate")
-                row = self.prompt.candidate(parts, "candidate", len(prefix.tokens))
-                pairs.append((prefix, row))
+            asked += [(prefix, candidate) for candidate in candidates]
+
+        def encoded(pair: tuple[Encoded, Any]) -> tuple[Encoded, Encoded]:
+            prefix, parts = pair[0], parse(pair[1], "candidate")
+            return prefix, self.prompt.candidate(parts, "candidate", len(prefix.tokens))
+
+        with ThreadPoolExecutor(self.workers) as pool:  # as ours
+            pairs = list(pool.map(encoded, asked))
         lengths = [len(prefix.tokens) + len(row.tokens) for prefix, row in pairs]
         order = np.argsort(lengths, kind="stable")[::-1]
         logits = np.zeros(len(pairs), np.float32)

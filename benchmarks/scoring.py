@@ -182,14 +182,15 @@ def _peer(name: str, folder: Path, ours: Reranker, batch: int) -> Scorer:
 
 
 def _best_batch(name: str, folder: Path, ours: Reranker, workload: Workload) -> tuple[Scorer, int]:
-    """The peer at the batch size that is fastest on this workload; the sweep ends where two in a
-    row were slower than the best."""
+    """The peer at the batch size that is fastest on this workload's first list; the sweep ends
+    where two in a row were slower than the best."""
     scorer: Any = _peer(name, folder, ours, 1)
+    first = Workload(workload.name, workload.queries[:1], workload.lists[:1])
     seconds = {}
     for batch in BATCHES:
         scorer.batch = batch
-        scorer(workload)
-        seconds[batch] = timed(partial(scorer, workload))[0]
+        scorer(first)
+        seconds[batch] = timed(partial(scorer, first))[0]
         if min(seconds.values()) < min(list(seconds.values())[-2:]):
             break
     scorer.batch = min(seconds, key=lambda batch: seconds[batch])

@@ -69,7 +69,9 @@ def parse(text: str) -> dict[str, Computation]:
             root, name, shape, kind, rest = match.groups()
             inside, _, after = _closed(rest)
             calls = re.findall(r"(?:calls|body|condition|to_apply)=%?([\w.-]+)", after)
-            for several in re.findall(r"(?:branch_computations|called_computations)={([^}]*)}", after):
+            for several in re.findall(
+                r"(?:branch_computations|called_computations)={([^}]*)}", after
+            ):
                 calls += re.findall(r"[\w.-]+", several)
             number = int(inside) if kind == "parameter" and inside.isdigit() else 0
             operands = re.findall(r"%([\w.-]+)", inside)

@@ -211,6 +211,8 @@ def _to_rgb(image: Image.Image, where: str) -> Image.Image:
             "floating-point pixels have no known scale",
             "convert the image to 8 bits per channel",
         )
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
     try:
         if image.has_transparency_data:
             if image.mode == "La":
@@ -288,7 +290,9 @@ def to_patches(image: Image.Image, spec: ImageSpec) -> Patches:
     if image.mode != "RGB":
         raise ValueError(f"the image has mode {image.mode!r}; decode it first, or convert to RGB")
     height, width = smart_resize(image.height, image.width, spec)
-    resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    resized = np.asarray(image)
     patch, merge, factor = spec.patch_size, spec.merge_size, spec.factor
     blocks = resized.reshape(
         height // factor, merge, patch, width // factor, merge, patch, 3
@@ -296,5 +300,6 @@ def to_patches(image: Image.Image, spec: ImageSpec) -> Patches:
     pixels = np.ascontiguousarray(blocks).reshape(-1, 3 * patch * patch)
     pixels.flags.writeable = False
     grid = (height // patch, width // patch)
-    digest = hashlib.sha256(struct.pack("<4q", *grid, *pixels.shape) + pixels.tobytes()).digest()
-    return Patches(pixels, grid, digest)
+    hashed = hashlib.sha256(struct.pack("<4q", *grid, *pixels.shape))
+    hashed.update(pixels)
+    return Patches(pixels, grid, hashed.digest())
