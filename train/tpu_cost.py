@@ -2,7 +2,8 @@
 
 The compiler counts a loop's body once and a kernel not at all, so networks are compiled with one
 and with two unrolled layers and the difference is multiplied by the depth; kernels are counted by
-their products. Nothing here was measured on a TPU.
+their products, traffic is read from the program (train/tpu_traffic.py). Nothing here was measured
+on a TPU.
 """
 
 from __future__ import annotations
@@ -17,14 +18,13 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from train.tpu_traffic import BYTES, traffic
 from unirank_jax.config import ModelConfig
 
 KERNEL_EFFICIENCY = 0.5  # of the peak, assumed for attention kernels
 MATMUL_EFFICIENCY = 0.8  # of the peak, assumed for matrix products
 MEMORY_EFFICIENCY = 0.8  # of the bandwidth
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4}
-_BYTES |= {"u32": 4, "f64": 8, "s64": 8, "u64": 8}
 
 
 class EstimateError(ValueError):
@@ -117,7 +117,7 @@ def cost_of(compiled: Any, chips: int) -> Cost:
     text = compiled.as_text()
     return Cost(
         float(told["flops"]),
-        float(told["bytes accessed"]),
+        traffic(text),
         text.count('custom_call_target="tpu_custom_call"'),
         collective_bytes(text, chips),
     )
@@ -157,9 +157,9 @@ def collective_bytes(text: str, chips: int) -> dict[str, float]:
 
 
 def _size(kind: str, dimensions: str) -> int:
-    if kind not in _BYTES:
+    if kind not in BYTES:
         return 0
-    return _BYTES[kind] * prod(int(n) for n in dimensions.split(",") if n)
+    return BYTES[kind] * prod(int(n) for n in dimensions.split(",") if n)
 
 
 def _group(line: str, chips: int) -> int:
