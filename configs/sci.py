@@ -200,8 +200,9 @@ def full() -> TrainConfig:
 
 
 def stage1() -> TrainConfig:
-    """From the base in one leg, with Muon and the tower trained too: lists of the dataset, of a
-    first stage and of `train.cloze`. Made for an accelerator; STEPS fit minutes of one."""
+    """From the base in one leg, with Muon and the tower trained too: lists of the dataset and of
+    `train.cloze`; `--set data.lists=FILE data.own_candidates=true` adds those of a first stage. It
+    has not been run to its end."""
     lists = full()
     return replace(
         lists,
@@ -210,6 +211,7 @@ def stage1() -> TrainConfig:
         data=replace(
             lists.data,
             source="data/sci,runs/cloze",
+            own_candidates=False,
             kind_power=0.4,
             length_window=1,
             max_tokens=288,  # that the document may come first, too
