@@ -74,7 +74,14 @@ def one_device(platform: str, **known: Any) -> Any:
 KERNELS: dict[str, Any] = {
     "splash": partial(attention_splash.attend, interpret=True),
     "cudnn": partial(attention_cudnn.attend, implementation="xla"),
+    "xla in pieces": attention_xla.attend_in_pieces,
 }
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several pieces of a row, the last one not full."""
+    monkeypatch.setattr(attention_xla, "PIECE", 16)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -154,6 +161,20 @@ def test_a_kernel_that_is_not_for_this_platform_is_refused_with_real_arrays(back
     (q, k, v, _), options, _ = draw("tower", "bfloat16")
     with pytest.raises(ValueError, match="cannot honour the platform cpu"):
         attention.attend(q, k, v, backend=backend, **options)
+
+
+def test_long_rows_are_computed_in_pieces(monkeypatch: pytest.MonkeyPatch):
+    calls = []
+
+    def record(q: Any, *_: Any, **__: Any) -> Any:
+        calls.append(q.shape[1])
+        return q
+
+    monkeypatch.setattr(attention_xla, "attend_in_pieces", record)
+    for length in (attention.IN_PIECES - 1, attention.IN_PIECES):
+        q = jnp.zeros((1, length, 1, 8))
+        attention.attend(q, q, q, causal=True, mesh=one_device("cpu"))
+    assert calls == [attention.IN_PIECES]
 
 
 def test_what_a_request_says_of_its_devices(eight_devices: list[jax.Device]):

@@ -20,6 +20,7 @@ __all__ = ["Backend", "PrefixKV", "attend"]
 
 Array = jax.Array
 LONG = 256  # queries of a row from which on cuDNN is taken
+IN_PIECES = 512  # ... and XLA computes a head and some queries at a time: 3 times faster at 4,032
 
 
 def attend(
@@ -45,8 +46,9 @@ def attend(
     """
     request = describe(q, k, v, prefixes, mesh)
     chosen = choose(request, backend)
+    whole = request.partitioned or request.queries < IN_PIECES
     run: Callable[..., Array] = {
-        "xla": attention_xla.attend,
+        "xla": attention_xla.attend if whole else attention_xla.attend_in_pieces,
         "splash": attention_splash.attend,
         "cudnn": attention_cudnn.attend,
     }[chosen]

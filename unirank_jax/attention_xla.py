@@ -14,9 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unirank_jax.attention_request import PrefixKV
+from unirank_jax.attention_request import PrefixKV, joined
 
 Array = jax.Array
+PIECE = 256  # queries at a time of long rows
 MASKED = -1e30  # finite, so that a row of padding gives a mean instead of NaN
 # Subscripts: rows b, heads of the keys k, queries of each g, tokens t, keys s, features h. The only
 # prefix of several rows has no b, and is read in place.
@@ -53,6 +54,48 @@ def attend(
     q = q.reshape(rows, length, groups, heads // groups, size)
     out = _mixed(q.transpose(0, 2, 3, 1, 4), keys, values, masks)  # (B, K, G, T, H)
     return out.transpose(0, 3, 1, 2, 4).reshape(rows, length, heads, size)
+
+
+def attend_in_pieces(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    causal: bool,
+    key_lengths: Array | None = None,
+    prefixes: Sequence[PrefixKV] = (),
+) -> Array:
+    """As `attend`, for long rows: a head at a time, and of it PIECE queries, so that scores stay in
+    a CPU's cache and never fill the memory. Gradients keep what `attend` keeps."""
+    rows, length, heads, size = q.shape
+    groups, span = k.shape[2], k.shape[1]
+    k, v, readable = joined(k, v, key_lengths, prefixes)  # (B, P + S, ...)
+    own = jnp.arange(k.shape[1]) - (k.shape[1] - span)  # a key's place in its row; < 0: a prefix
+    count = -(-length // PIECE)
+    q = jnp.pad(q, [(0, 0), (0, count * PIECE - length), (0, 0), (0, 0)])
+    q = q.reshape(rows, count, PIECE, groups, heads // groups, size).transpose(0, 3, 1, 4, 2, 5)
+
+    def of_head(head: tuple[Array, ...]) -> Array:
+        queries, keys, values, seen = head  # (n, G, PIECE, H), (S, H), (S, H), (S,)
+
+        def of_piece(piece: tuple[Array, Array]) -> Array:
+            some, first = piece
+            mask = jnp.broadcast_to(seen, (PIECE, seen.shape[0]))
+            if causal:
+                mask = mask & (own <= first + jnp.arange(PIECE)[:, None])
+            parts = [keys[None, :, None]], [values[None, :, None]], [mask[None, None, None]]
+            return _mixed(some[None, None], *parts)[0, 0]
+
+        return jax.lax.map(of_piece, (queries, PIECE * jnp.arange(count)))
+
+    def each(x: Array) -> Array:  # (B, K, ...) -> (B * K, ...)
+        return x.reshape(-1, *x.shape[2:])
+
+    seen = jnp.repeat(readable, groups, axis=0)
+    pairs = (each(x.swapaxes(1, 2)) for x in (k, v))
+    out = jax.lax.map(of_head, (each(q), *pairs, seen))  # (B * K, n, G, PIECE, H)
+    out = out.reshape(rows, groups, count, heads // groups, PIECE, size)
+    return out.transpose(0, 2, 4, 1, 3, 5).reshape(rows, -1, heads, size)[:, :length]
 
 
 @jax.custom_vjp

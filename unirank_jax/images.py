@@ -301,5 +301,5 @@ def to_patches(image: Image.Image, spec: ImageSpec) -> Patches:
     pixels.flags.writeable = False
     grid = (height // patch, width // patch)
     hashed = hashlib.sha256(struct.pack("<4q", *grid, *pixels.shape))
-    hashed.update(pixels)
+    hashed.update(pixels.data)
     return Patches(pixels, grid, hashed.digest())

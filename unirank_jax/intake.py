@@ -18,7 +18,7 @@ import numpy as np
 from unirank_jax.content import ContentError, content_error, parse
 from unirank_jax.prompt import Encoded, Prompt
 from unirank_jax.store import Stored
-from unirank_jax.works import Prefix, Work
+from unirank_jax.works import Prefix, Work, computed
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -119,7 +119,7 @@ def portions(
         _, items, places = found.setdefault(job.query, (job, [], []))
         items.append(item)
         places.append(job.place)
-        size += len(item) + (len(job.own) if prompt.document_first else 0)
+        size += computed(item) + (len(job.own) if prompt.document_first else 0)
         if size >= enough:
             yield [work for one in found.values() for work in _works(prompt, *one)]
             found, size, enough = {}, 0, tokens

@@ -88,13 +88,16 @@ def _joined(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """(2, L, count, length, K, H) and, of int8, the scales (2, L, count, length, K)."""
     sizes = (2, shape.layers, count, length, shape.heads, shape.size)
-    values = np.zeros(sizes, entries[0].values.dtype)
-    scales = np.zeros(sizes[:-1], np.float32) if shape.int8 else None
+    values = np.empty(sizes, entries[0].values.dtype)
+    scales = np.empty(sizes[:-1], np.float32) if shape.int8 else None
     for at, entry in enumerate(entries):
         tokens = entry.values.shape[2]
-        values[:, :, at, :tokens] = entry.values
+        values[:, :, at, :tokens], values[:, :, at, tokens:] = entry.values, 0
         if scales is not None:
-            scales[:, :, at, :tokens] = entry.scales
+            scales[:, :, at, :tokens], scales[:, :, at, tokens:] = entry.scales, 0
+    values[:, :, len(entries) :] = 0
+    if scales is not None:
+        scales[:, :, len(entries) :] = 0
     return values, scales
 
 

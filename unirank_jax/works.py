@@ -16,6 +16,8 @@ from unirank_jax.store import Stored
 
 OUTLIER = 8  # times the middle length; attention pads a block of rows to the longest
 
+STORED = 5  # tokens of a stored prefix that take as much of a batch as one that is computed
+
 Prefix = Encoded | Stored
 
 
@@ -86,9 +88,14 @@ def _longest(work: Work) -> int:
 
 
 def _tokens(group: list[Work]) -> int:
-    """Tokens of a group's rows and prefixes."""
-    prefixes = {id(work.prefix): len(work.prefix) for work in group}
+    """Tokens of a group's rows and prefixes; those of a store are only read."""
+    prefixes = {id(work.prefix): computed(work.prefix) for work in group}
     return sum(len(row) for work in group for row in work.rows) + sum(prefixes.values())
+
+
+def computed(prefix: Prefix) -> int:
+    """Tokens that a prefix takes of a batch."""
+    return len(prefix) if isinstance(prefix, Encoded) else len(prefix) // STORED
 
 
 def _take(work: Work, chosen: list[int]) -> Work:
