@@ -18,6 +18,7 @@ COMPILE_PRICE = 1e11  # multiply-adds that a CPU computes in the time of a compi
 CLOSE = 1.05  # a program this little above the right size is the right one
 GROW = 1.25  # a new program may cost so much more to hold what an older one holds, too
 AGAIN = 1.1  # the waste must have grown by so much before a better size is looked for again
+LARGE = 1024  # patches of an image
 FEW_GIVEN = 4096  # visual tokens: up to here the bytes of their features do not matter
 PATIENCE = 3  # above the wanted number of programs, one more must save so many compilations
 
@@ -131,6 +132,7 @@ def round_up(need: Bucket) -> Bucket:
 
     Cells and patch cells cost in proportion, so their ladder is fine; the others are coarse, and
     that of given features, which cost their way to the device, is very coarse while they are few.
+    An empty slot costs the attention of an image, so of large ones there are no spare slots.
     """
     need = _in_rows(need, rung(need.rows, 8, 2))
     return replace(
@@ -138,7 +140,7 @@ def round_up(need: Bucket) -> Bucket:
         prefixes=rung(need.prefixes, 1, 1),
         prefix_tokens=rung(need.prefix_tokens, 32, 2),
         tokens=rung(need.tokens, 32, 4),
-        images=rung(need.images, 4, 2),
+        images=rung(need.images, 4 if need.patches < LARGE else 1, 2),
         patches=rung(need.patches, 64, 4),
         cells=rung(need.cells, 64, 16),
         patch_cells=rung(need.patch_cells, 64, 16),
