@@ -7,7 +7,8 @@
 
 `DIR` is what `python -m unirank_jax.datasets.build design --out DIR` wrote. The base has seen
 molecules and figures only; here it learns furniture, emoji, icons and clip art: another drawing of
-the same thing asks as often as its name does. Published sizes need no pretraining.
+the same thing asks as often as its name does. Published sizes need no pretraining. What the first
+leg made, in five minutes of one H100 beside other work, is results/m2/design-base.
 """
 
 from dataclasses import replace
