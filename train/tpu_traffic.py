@@ -63,7 +63,7 @@ def parse(text: str) -> dict[str, Computation]:
             match = re.match(r"(ENTRY )?%?([\w.-]+)", line)
             assert match is not None
             current = found[match.group(2)] = Computation(bool(match.group(1)))
-        elif line.startswith("}"):
+        elif line.rstrip() == "}":  # a kernel's description spans lines, one begins with a bracket
             current = None
         elif current is not None and (match := _LINE.match(line)):
             root, name, shape, kind, rest = match.groups()
@@ -112,6 +112,9 @@ def _moved(operation: Operation, one: Computation, all_: dict[str, Computation])
     kind = operation.kind
     if kind in FREE or kind.endswith("-done"):
         return 0.0
+    if kind.removesuffix("-start") in SLICES and kind.endswith("-start"):
+        given, _, taken = operation.shape.partition("), ")  # ((operand ..), result, context)
+        return _size(taken) + (_whole(taken) if _size(given) else 0.0)
     if kind.endswith("-start"):  # the result names both sides
         return _size(operation.shape)
     result = _size(operation.shape)
@@ -166,8 +169,8 @@ def _written(inner: Computation, size: float) -> float:
 def _arrays(shape: str) -> Iterable[tuple[float, bool]]:
     """Bytes of every array of a shape, and whether it is in main memory."""
     for kind, dimensions, layout in _ARRAY.findall(shape):
-        if kind in BYTES:
-            size = BYTES[kind] * prod(int(n) for n in dimensions.split(",") if n)
+        if kind in BYTES and dimensions:  # a single number is no traffic
+            size = BYTES[kind] * prod(int(n) for n in dimensions.split(","))
             yield float(size), not re.search(r"S\([1-9]", layout)
 
 
