@@ -36,7 +36,8 @@ prove-m1: .venv/stamp-test
 	tail -n 1 runs/prove-m1/tests.txt > results/m1/tests.txt
 
 # Builds the three datasets from their sources (about half an hour), checks every item of them, opens
-# the evaluation's page in a browser, and mines 2,000 queries unbroken and killed. Needs Debian 12, poppler-utils, npm and chromium.
+# the evaluation's page in a browser, and mines 2,000 queries unbroken and killed. Needs Debian 12,
+# poppler-utils, npm and chromium.
 prove-m2: .venv/stamp-test
 	mkdir -p results/m2 runs/prove-m2
 	for name in sci design symbols; do \
@@ -70,14 +71,15 @@ prove-tpu: .venv/stamp-test
 		$(BIN)/python -m benchmarks.tpu --out runs/prove-tpu/tpu.json > results/m3/tpu.txt
 	cp runs/prove-tpu/tpu.json results/m3/
 
-# On a machine with an NVIDIA GPU of 80 GB, five minutes: cuDNN's attention against the dense
+# On a machine with an NVIDIA GPU of 80 GB: cuDNN's attention against the dense
 # reference, and the 2B shape against transformers on the same card.
 prove-gpu: .venv/stamp-test
 	$(PIP) '.[cuda]'
 	mkdir -p results/m3 runs/prove-gpu
 	JAX_PLATFORMS=cuda $(BIN)/python -m pytest tests/prove_gpu_attention.py -rP
-	$(BIN)/python -m benchmarks.gpu --model runs/prove-gpu/2b --out results/m3/gpu.json \
-		> results/m3/gpu.txt
+	$(BIN)/python -m benchmarks.gpu --model runs/prove-gpu/2b --out runs/prove-gpu/gpu.json \
+		> runs/prove-gpu/gpu.txt
+	cp runs/prove-gpu/gpu.json runs/prove-gpu/gpu.txt results/m3/
 
 # Runs over several devices and processes, kills at random moments, and what a published size takes
 # of host memory: half an hour, 13 GiB of memory, 9 GB of disk.

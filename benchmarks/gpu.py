@@ -224,10 +224,14 @@ def same_order(one: np.ndarray, other: np.ndarray, spread: float) -> bool:
 
 def with_cache(reranker: Reranker) -> Reranker:
     """The same model, whose features of pictures are kept."""
-    one = reranker
-    scoring = replace(one.scoring, cache_bytes=CACHE)
-    model, compute = one.engine.model, one.engine.compute
-    return Reranker(model, one.prompt, one.manifest, one.source, compute, scoring)
+    return Reranker(
+        reranker.engine.model,
+        reranker.prompt,
+        reranker.manifest,
+        reranker.source,
+        reranker.engine.compute,
+        replace(reranker.scoring, cache_bytes=CACHE),
+    )
 
 
 def _page_at_a_time(arguments: argparse.Namespace) -> argparse.Namespace:

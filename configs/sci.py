@@ -22,6 +22,11 @@ negatives of a first stage:
     python -m train.sft --config configs/sci.py:full \
         --set data.source=DIR data.lists=FILE model.init=runs/sft-sci-mixed
 
+Or in one leg from the base, meant for an accelerator and not yet run to its end (also with the
+document first, `stage1_document_first`):
+
+    python -m train.sft --config configs/sci.py:stage1 --set data.source=DIR,runs/cloze
+
 Two baselines of the last leg, the same updates on the same lists in another form of candidates
 (a dataset built before needs `python -m unirank_jax.datasets.build sci --stand-ins-only`):
 

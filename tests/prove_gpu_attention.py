@@ -1,8 +1,8 @@
 """cuDNN's attention on a GPU against the dense reference, which no other machine can show.
 
-Run on a machine with an NVIDIA GPU: `python -m pytest tests/prove_gpu_attention.py -rP`. Numbers of
-a whole model are those of the shipped one, whose scores in bfloat16 with either backend are
-compared with float32.
+On a machine with an NVIDIA GPU (without the variable the tests take the CPU and are skipped):
+`JAX_PLATFORMS=cuda python -m pytest tests/prove_gpu_attention.py -rP`.
+The scores of the shipped model in bfloat16 with either backend are compared with float32, too.
 """
 
 from __future__ import annotations

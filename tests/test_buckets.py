@@ -128,3 +128,18 @@ def test_near_the_limit_one_program_holds_everything() -> None:
     full = Buckets("test", 1, lambda bucket: float(bucket.cells))
     assert full.choose(narrow).blocks.sizes == ((1, 512), (3, 64), (4, 32)), "as wide as needed"
     assert buckets.choose(union([wide, tall, many])) == last
+
+
+def test_padding_is_computed_where_there_is_next_to_none() -> None:
+    full = Bucket(1, 8, 2, 100, 2, 1024, cells=200, patch_cells=2048, second=100, third=0, fourth=0)
+    assert full.padded_where_full == replace(full, cells=0, patch_cells=0)
+    ragged = replace(full, cells=180, patch_cells=1900)
+    assert ragged.padded_where_full == ragged
+    narrow = replace(full, rows=8, tokens=100, second=60, third=60, fourth=60, cells=800)
+    assert narrow.padded_where_full.cells == 800, "blocks of unlike width are not padded to one"
+
+
+def test_large_images_have_no_spare_slots() -> None:
+    small = Bucket(1, 8, 8, 100, 3, 256, cells=300, patch_cells=700)
+    assert round_up(small).images == 4
+    assert round_up(replace(small, patches=4000, patch_cells=9000)).images == 3

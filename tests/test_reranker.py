@@ -23,7 +23,7 @@ from unirank_jax.batch import Bucket
 from unirank_jax.content import ContentError
 from unirank_jax.engine import MAX_PROGRAMS
 from unirank_jax.hub import WeightsError
-from unirank_jax.intake import TruncationWarning
+from unirank_jax.intake import Outcome, TruncationWarning, portions
 from unirank_jax.loading import load
 from unirank_jax.prompt import DEFAULT_INSTRUCTION
 from unirank_jax.ranked import Ranked
@@ -111,6 +111,17 @@ def test_a_long_list_is_encoded_and_scored_in_portions(folder: Path, candidates:
     np.testing.assert_allclose(found, whole, rtol=0, atol=1e-4 * np.nanstd(whole))
     with pytest.raises(ContentError, match=r"^candidates\[24\]"):
         small.logits(QUERY, given)
+
+
+def test_the_first_portion_may_be_smaller(model: Reranker) -> None:
+    texts = [f"text number {n}" for n in range(40)]
+    asked = [("query", QUERY, None, texts)]
+    outcomes = [Outcome.empty(texts, "candidates")]
+    made = portions(model.prompt, asked, outcomes, "raise", 2, 120, lambda _: True, first=20)
+    places = [[place for work in one for place in work.places] for one in made]
+    assert sum(places, []) == list(range(40)), "each once, in order"
+    first, *middle, _ = map(len, places)
+    assert len(middle) > 1 and 2 * first <= min(middle), "only the first one is"
 
 
 def test_instructions_are_kept_apart(model: Reranker) -> None:

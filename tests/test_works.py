@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unirank_jax.prompt import Encoded
-from unirank_jax.works import Work, groups, split
+from unirank_jax.works import Work, computed, groups, split
 
 
 def encoded(length: int, first: int = 0) -> Encoded:
@@ -60,3 +60,8 @@ def test_parts_of_a_mixed_list_look_the_same() -> None:
 def test_a_candidate_longer_than_the_budget_stands_alone() -> None:
     parts = list(split(work([30, 900, 40], 0, encoded(5)), 100))
     assert [part.places for part in parts] == [(0, 2), (1,)], "and does not stretch the others"
+
+
+def test_what_a_store_holds_takes_less_of_a_batch() -> None:
+    stored = [0] * 100  # has a length, and is nothing that is computed
+    assert computed(encoded(100)) == 100 and computed(stored) == 20  # type: ignore[arg-type]

@@ -67,7 +67,7 @@ def parse(text: str) -> dict[str, Computation]:
             current = None
         elif current is not None and (match := _LINE.match(line)):
             root, name, shape, kind, rest = match.groups()
-            inside, _, after = _closed(rest)
+            inside, after = _closed(rest)
             calls = re.findall(r"(?:calls|body|condition|to_apply)=%?([\w.-]+)", after)
             for several in re.findall(
                 r"(?:branch_computations|called_computations)={([^}]*)}", after
@@ -81,14 +81,14 @@ def parse(text: str) -> dict[str, Computation]:
     return found
 
 
-def _closed(rest: str) -> tuple[str, str, str]:
-    """What stands before the bracket that closes, and after it."""
+def _closed(rest: str) -> tuple[str, str]:
+    """What stands before the bracket that closes, and what after it."""
     depth = 1
     for at, letter in enumerate(rest):
         depth += {"(": 1, ")": -1}.get(letter, 0)
         if not depth:
-            return rest[:at], ")", rest[at + 1 :]
-    return rest, "", ""
+            return rest[:at], rest[at + 1 :]
+    return rest, ""
 
 
 def _running(computations: dict[str, Computation]) -> Iterator[Computation]:
@@ -137,10 +137,10 @@ def _moved(operation: Operation, one: Computation, all_: dict[str, Computation])
 
 def _read(inner: Computation, number: int, size: float) -> float:
     """Bytes that a fusion reads of one operand: the slices that it takes, if it takes only such."""
-    names = {o.name for o in inner.operations.values() if o.kind == "parameter"}
-    (name,) = (n for n in names if inner.operations[n].number == number)
-    known, users = {name}, []
-    for operation in inner.operations.values():
+    operations = inner.operations.values()
+    known = {o.name for o in operations if o.kind == "parameter" and o.number == number}
+    users = []
+    for operation in operations:
         if known & set(operation.operands):
             if operation.kind == "bitcast":
                 known.add(operation.name)

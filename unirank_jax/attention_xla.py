@@ -1,7 +1,8 @@
 """Attention in plain XLA, on every platform: scores in memory, the reference of the others.
 
-Keys of the row itself and of its prefixes are never joined: each part has its own scores, and one
-maximum and one sum are taken over all of them. The backward pass is written out, since that of a
+Keys of the row itself and of its prefixes are not joined: each part has its own scores, and one
+maximum and one sum are taken over all of them (but for long rows, where they cost little beside
+the scores: `attend_in_pieces`). The backward pass is written out, since that of a
 softmax goes over the scores, which are most of the memory, twice as often.
 """
 

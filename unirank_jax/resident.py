@@ -82,16 +82,11 @@ class Resident:
             if digest in self._rows:  # it may have made room for a later one
                 target[first : first + count] = self._rows[digest]
         if self._table is None:
-            shapes = (
-                (self.capacity, *self.like.merged.shape[1:]),
-                (
-                    len(self.like.deepstack),
-                    self.capacity,
-                    *self.like.merged.shape[1:],
-                ),
-            )
+            depth, dtype = len(self.like.deepstack), self.like.merged.dtype
+            size = (self.capacity, self.like.merged.shape[-1])
             self._table = Features(
-                *(jnp.zeros(s, self.like.merged.dtype, device=self.device) for s in shapes)
+                jnp.zeros(size, dtype, device=self.device),
+                jnp.zeros((depth, *size), dtype, device=self.device),
             )
         self._table = _scatter(self._table, features, target)
 
