@@ -75,13 +75,15 @@ KERNELS: dict[str, Any] = {
     "splash": partial(attention_splash.attend, interpret=True),
     "cudnn": partial(attention_cudnn.attend, implementation="xla"),
     "xla in pieces": attention_xla.attend_in_pieces,
+    "xla in parts": attention_xla.attend_in_parts,
 }
 
 
 @pytest.fixture(autouse=True)
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several pieces of a row, the last one not full."""
-    monkeypatch.setattr(attention_xla, "PIECE", 16)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several pieces of a row, the last one not full, and one row at a time."""
+    monkeypatch.setattr(attention_xla, "IN_CACHE", 1 << 12)
+    monkeypatch.setattr(attention_xla, "LONG", 1 << 10)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -163,7 +165,39 @@ def test_a_kernel_that_is_not_for_this_platform_is_refused_with_real_arrays(back
         attention.attend(q, k, v, backend=backend, **options)
 
 
-def test_long_rows_are_computed_in_pieces(monkeypatch: pytest.MonkeyPatch):
+def test_a_cpu_computes_what_its_cache_holds(monkeypatch: pytest.MonkeyPatch):
+    """Rows that fit together go together, evenly; a long one goes in pieces."""
+    shapes: list[tuple[str, tuple[int, ...]]] = []
+
+    def recorded(name: str) -> Any:
+        run = getattr(attention_xla, name)
+
+        def record(q: Any, *arrays: Any, **options: Any) -> Any:
+            shapes.append((name, q.shape[:2]))
+            return run(q, *arrays, **options)
+
+        return record
+
+    for name in ("attend", "attend_in_pieces"):
+        monkeypatch.setattr(attention_xla, name, recorded(name))
+    monkeypatch.setattr(attention_xla, "LONG", 2)
+    for rows, length in [(12, 8), (12, 16), (9, 16), (7, 16), (2, 32), (2, 64)]:
+        q = jnp.zeros(
+            (rows, length, 1, 8)
+        )  # of 4096 bytes of scores are 16 rows of 8, 4 of 16, ...
+        attention.attend(q, q, q, causal=True, mesh=one_device("cpu"))
+    whole, pieces = "attend", "attend_in_pieces"
+    assert shapes == [
+        (whole, (12, 8)),
+        (whole, (4, 16)),
+        (whole, (3, 16)),
+        (whole, (1, 16)),
+        (whole, (1, 32)),
+        (pieces, (2, 64)),
+    ]
+
+
+def test_an_accelerator_computes_long_rows_in_pieces(monkeypatch: pytest.MonkeyPatch):
     calls = []
 
     def record(q: Any, *_: Any, **__: Any) -> Any:
@@ -173,7 +207,7 @@ def test_long_rows_are_computed_in_pieces(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(attention_xla, "attend_in_pieces", record)
     for length in (attention.IN_PIECES - 1, attention.IN_PIECES):
         q = jnp.zeros((1, length, 1, 8))
-        attention.attend(q, q, q, causal=True, mesh=one_device("cpu"))
+        attention.attend(q, q, q, causal=True, mesh=one_device("gpu"))
     assert calls == [attention.IN_PIECES]
 
 

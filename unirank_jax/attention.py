@@ -20,7 +20,7 @@ __all__ = ["Backend", "PrefixKV", "attend"]
 
 Array = jax.Array
 LONG = 256  # queries of a row from which on cuDNN is taken
-IN_PIECES = 512  # ... and XLA computes a head and some queries at a time
+IN_PIECES = 512  # ... and XLA on an accelerator computes some heads and queries at a time
 
 
 def attend(
@@ -47,16 +47,25 @@ def attend(
     """
     request = describe(q, k, v, prefixes, mesh)
     chosen = choose(request, backend)
-    whole = request.partitioned or request.queries < IN_PIECES
-    run: Callable[..., Array] = {
-        "xla": attention_xla.attend if whole else attention_xla.attend_in_pieces,
+    runs: dict[str, Callable[..., Array]] = {
+        "xla": _xla(request),
         "splash": attention_splash.attend,
         "cudnn": attention_cudnn.attend,
-    }[chosen]
+    }
+    run = runs[chosen]
     if request.partitioned and chosen != "xla":
         assert mesh is not None
         run = spread(run, mesh)
     return run(q, k, v, causal=causal, key_lengths=key_lengths, prefixes=prefixes)
+
+
+def _xla(request: Request) -> Callable[..., Array]:
+    """How XLA computes the request: whole where it may be spread over devices."""
+    if request.partitioned:
+        return attention_xla.attend
+    if request.platform == "cpu":
+        return attention_xla.attend_in_parts
+    return attention_xla.attend if request.queries < IN_PIECES else attention_xla.attend_in_pieces
 
 
 def spread(run: Callable[..., Array], mesh: Mesh) -> Callable[..., Array]:

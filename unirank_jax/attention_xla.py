@@ -3,7 +3,9 @@
 Keys of the row itself and of its prefixes are not joined: each part has its own scores, and one
 maximum and one sum are taken over all of them (but for long rows, where they cost little beside
 the scores: `attend_in_pieces`). The backward pass is written out, since that of a
-softmax goes over the scores, which are most of the memory, twice as often.
+softmax goes over the scores, which are most of the memory, twice as often. On a CPU scores are made
+in parts that its cache holds: written to memory and read back, they would cost more than the
+products.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ import jax.numpy as jnp
 from unirank_jax.attention_request import PrefixKV, joined
 
 Array = jax.Array
-PIECE = 256  # queries at a time of long rows
+IN_CACHE = 1 << 22  # bytes of scores at a time
+LONG = 2  # times as many bytes make a row long
+LEAST = 16  # queries at a time of a long row
 MASKED = -1e30  # finite, so that a row of padding gives a mean instead of NaN
 # Subscripts: rows b, heads of the keys k, queries of each g, tokens t, keys s, features h. The only
 # prefix of several rows has no b, and is read in place.
@@ -57,6 +61,48 @@ def attend(
     return out.transpose(0, 3, 1, 2, 4).reshape(rows, length, heads, size)
 
 
+def attend_in_parts(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    causal: bool,
+    key_lengths: Array | None = None,
+    prefixes: Sequence[PrefixKV] = (),
+) -> Array:
+    """As `attend`, for a CPU: as many rows at a time as have IN_CACHE bytes of scores, long ones in
+    pieces. Gradients keep what `attend` keeps."""
+    rows, length, heads, _ = q.shape
+    keys = k.shape[1] + sum(prefix.k.shape[1] for prefix in prefixes)
+    scores = 4 * heads * length * keys  # bytes of a row
+    if scores > LONG * IN_CACHE:
+        return attend_in_pieces(q, k, v, causal=causal, key_lengths=key_lengths, prefixes=prefixes)
+    fitting = min(max(IN_CACHE // max(scores, 1), 1), rows)
+    some = next(n for n in range(fitting, 0, -1) if rows % n == 0)
+    if some == rows:
+        return attend(q, k, v, causal=causal, key_lengths=key_lengths, prefixes=prefixes)
+
+    def parted(tree: Any) -> Any:  # (B, ...) -> (B / some, some, ...)
+        return jax.tree.map(lambda x: x.reshape(rows // some, some, *x.shape[1:]), tree)
+
+    # Of a prefix goes with the rows what has an entry for each; the rest stays whole.
+    each = [prefix.prefix_of is None and prefix.k.shape[0] == rows for prefix in prefixes]
+    moving = [
+        prefix if own else prefix.prefix_of for own, prefix in zip(each, prefixes, strict=True)
+    ]
+
+    def of_part(part: tuple[Any, ...]) -> Array:
+        q, k, v, key_lengths, moved = part
+        own = [
+            one if with_rows else prefix._replace(prefix_of=one)
+            for with_rows, prefix, one in zip(each, prefixes, moved, strict=True)
+        ]
+        return attend(q, k, v, causal=causal, key_lengths=key_lengths, prefixes=own)
+
+    out = jax.lax.map(of_part, parted((q, k, v, key_lengths, moving)))
+    return out.reshape(q.shape)
+
+
 def attend_in_pieces(
     q: Array,
     k: Array,
@@ -66,37 +112,43 @@ def attend_in_pieces(
     key_lengths: Array | None = None,
     prefixes: Sequence[PrefixKV] = (),
 ) -> Array:
-    """As `attend`, for long rows: a head at a time, and of it PIECE queries, so that scores stay in
-    a CPU's cache and never fill the memory. Gradients keep what `attend` keeps."""
+    """As `attend`, for long rows: the heads of one key head at a time, and of them so many queries
+    that scores have IN_CACHE bytes. Gradients keep what `attend` keeps."""
     rows, length, heads, size = q.shape
     groups, span = k.shape[2], k.shape[1]
     k, v, readable = joined(k, v, key_lengths, prefixes)  # (B, P + S, ...)
     own = jnp.arange(k.shape[1]) - (k.shape[1] - span)  # a key's place in its row; < 0: a prefix
-    count = -(-length // PIECE)
-    q = jnp.pad(q, [(0, 0), (0, count * PIECE - length), (0, 0), (0, 0)])
-    q = q.reshape(rows, count, PIECE, groups, heads // groups, size).transpose(0, 3, 1, 4, 2, 5)
+    piece = min(_fitting(4 * heads // groups * k.shape[1]), length)
+    count = -(-length // piece)
+    q = jnp.pad(q, [(0, 0), (0, count * piece - length), (0, 0), (0, 0)])
+    q = q.reshape(rows, count, piece, groups, heads // groups, size).transpose(0, 3, 1, 4, 2, 5)
 
     def of_head(head: tuple[Array, ...]) -> Array:
-        queries, keys, values, seen = head  # (n, G, PIECE, H), (S, H), (S, H), (S,)
+        queries, keys, values, seen = head  # (n, G, piece, H), (S, H), (S, H), (S,)
 
-        def of_piece(piece: tuple[Array, Array]) -> Array:
-            some, first = piece
-            mask = jnp.broadcast_to(seen, (PIECE, seen.shape[0]))
+        def of_piece(part: tuple[Array, Array]) -> Array:
+            some, first = part
+            mask = jnp.broadcast_to(seen, (piece, seen.shape[0]))
             if causal:
-                mask = mask & (own <= first + jnp.arange(PIECE)[:, None])
+                mask = mask & (own <= first + jnp.arange(piece)[:, None])
             parts = [keys[None, :, None]], [values[None, :, None]], [mask[None, None, None]]
             return _mixed(some[None, None], *parts)[0, 0]
 
-        return jax.lax.map(of_piece, (queries, PIECE * jnp.arange(count)))
+        return jax.lax.map(of_piece, (queries, piece * jnp.arange(count)))
 
     def each(x: Array) -> Array:  # (B, K, ...) -> (B * K, ...)
         return x.reshape(-1, *x.shape[2:])
 
     seen = jnp.repeat(readable, groups, axis=0)
     pairs = (each(x.swapaxes(1, 2)) for x in (k, v))
-    out = jax.lax.map(of_head, (each(q), *pairs, seen))  # (B * K, n, G, PIECE, H)
-    out = out.reshape(rows, groups, count, heads // groups, PIECE, size)
+    out = jax.lax.map(of_head, (each(q), *pairs, seen))  # (B * K, n, G, piece, H)
+    out = out.reshape(rows, groups, count, heads // groups, piece, size)
     return out.transpose(0, 2, 4, 1, 3, 5).reshape(rows, -1, heads, size)[:, :length]
+
+
+def _fitting(size: int) -> int:
+    """How many queries of so many bytes of scores each: a power of two."""
+    return max(LEAST, 1 << max(IN_CACHE // size, 1).bit_length() - 1)
 
 
 @jax.custom_vjp

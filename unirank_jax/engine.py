@@ -52,6 +52,8 @@ DOCUMENT_FIRST = {
     ("documents", False): 3,
     ("rows", True): 2,
     ("rows", False): 2,
+    ("stored", True): 2,  # rows after documents of a store, which come by other numbers
+    ("stored", False): 2,
 }
 MAX_PROGRAMS = max(sum(QUERY_FIRST.values()), sum(DOCUMENT_FIRST.values()))
 AHEAD = 4  # batches under way at most, so that memory stays flat
@@ -221,7 +223,8 @@ class Engine:
         if self._each:
             both = rung(max(count, len(owners)), 8, 1)
             need = replace(need, prefixes=both, rows=both)
-        bucket = self._buckets["rows", need.images > 0].choose(need).padded_where_full
+        kind = "stored" if isinstance(prefixes, Kept) else "rows"
+        bucket = self._buckets[kind, need.images > 0].choose(need).padded_where_full
         slots, given = self._slots(sequences, bucket)
         starts = [prefixes.starts[at] for at in prefix_of]
         packed, take = pack_rows(self.config, sequences, starts, bucket, slots)
