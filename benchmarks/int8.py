@@ -164,7 +164,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", default="test", help="(default: %(default)s)")
     parser.add_argument("--lists", type=int, default=300, help="evenly spaced (default: 300)")
     parser.add_argument("--model", default=DEFAULT_FOLDER, help="folder or id of a model")
-    parser.add_argument("--dtype", help="of what stays unquantised (default: as load chooses)")
+    parser.add_argument(
+        "--dtype", default="bfloat16", help="of what stays unquantised (default: %(default)s)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--out", help="a file for the JSON")
     return parser
