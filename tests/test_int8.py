@@ -154,7 +154,7 @@ def test_the_default_ranks_as_before(tmp_path: Path) -> None:
     assert abs(found["hit@1_difference"][0]) <= 0.05
     plain, rounded = (found["models"][name] for name in (benchmark.PLAIN, benchmark.INT8))
     assert plain["tie_rate"] == rounded["tie_rate"] == 0.0, "scores are not rounded"
-    assert 0.25 < rounded["decoder_bytes"] / plain["decoder_bytes"] < 0.28
+    assert 0.5 < rounded["decoder_bytes"] / plain["decoder_bytes"] < 0.53, "beside bfloat16"
 
 
 def test_a_logit_does_not_depend_on_its_company() -> None:
