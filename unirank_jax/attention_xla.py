@@ -77,8 +77,8 @@ def attend_in_parts(
     scores = 4 * heads * length * keys  # bytes of a row
     if scores > LONG * IN_CACHE:
         return attend_in_pieces(q, k, v, causal=causal, key_lengths=key_lengths, prefixes=prefixes)
-    fitting = min(max(IN_CACHE // max(scores, 1), 1), rows)
-    some = next(n for n in range(fitting, 0, -1) if rows % n == 0)
+    fitting = rows if rows * scores <= IN_CACHE else max(IN_CACHE // scores, 1)
+    some = next((n for n in range(fitting, 0, -1) if rows % n == 0), rows)
     if some == rows:
         return attend(q, k, v, causal=causal, key_lengths=key_lengths, prefixes=prefixes)
 
