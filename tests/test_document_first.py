@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,22 @@ def test_programs_are_few_over_mixed_sizes(folder: Path, corpus: list[Any]) -> N
         model.logits(asked, [corpus[i] for i in chosen])
         model.logits(asked, [store[i] for i in chosen])
     assert model.engine.programs <= MAX_PROGRAMS
+
+
+def test_rows_after_stored_documents_have_programs_of_their_own(
+    folder: Path, corpus: list[Any]
+) -> None:
+    """They run in the sizes that they need, whatever ran after documents that were computed."""
+    chosen = []
+    for mixed in (False, True):
+        model = load(folder)
+        store = model.index(corpus)
+        if mixed:
+            model.logits(ASKED[2], corpus)
+        before = Counter(model.engine.buckets)
+        model.logits(QUERY, store)
+        chosen.append(Counter(model.engine.buckets) - before)
+    assert chosen[0] and chosen[0] == chosen[1]
 
 
 def test_gradients_equal_those_of_whole_strings(model: Reranker, corpus: list[Any]) -> None:
