@@ -14,7 +14,7 @@ from train.compile_only import Memory, Plan, plan, remedy, render
 from train.config import ConfigError, load
 from train.flops import forward
 from train.stage import SupervisedStage
-from train.tpu_cost import CHIPS, Cost, seconds
+from train.tpu_cost import CHIPS, Cost, EstimateError, seconds
 from unirank_jax.batch import Bucket
 
 SETTINGS = ["batch.lists=4", "data.list_size=4", "data.max_visual_tokens=4", "mesh.tensor=2"]
@@ -66,6 +66,12 @@ def test_what_cannot_be_planned(
     nameless = replace(config, model=replace(config.model, preset=""))
     with pytest.raises(ConfigError, match="model.preset names the shape"):
         plan(nameless, "v5e:2x4", SupervisedStage(nameless).step)
+
+
+def test_a_loop_that_is_counted_once_is_no_estimate() -> None:
+    compile_only._check_loops(0.95e15, 1e15)
+    with pytest.raises(EstimateError, match="counts 5e.14 products of 1e.15 that are needed"):
+        compile_only._check_loops(5e14, 1e15)
 
 
 def test_products_are_those_of_the_matrices() -> None:

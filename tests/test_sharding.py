@@ -1,13 +1,22 @@
-"""The mesh over several TPU slices, with devices that only say where they are."""
+"""The mesh over several TPU slices, with devices that only say where they are; parameters that are
+spread over devices."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec
+from parity_models import mixed_pairs, pack_pairs, tiny_config
 
 from unirank_jax import sharding
+from unirank_jax.layers import Compute, Dense
+from unirank_jax.model import Model, score
 
 
 @dataclass(frozen=True)
@@ -39,3 +48,44 @@ def test_slices_lie_along_the_data_axis(sizes: tuple[int, int, int]) -> None:
 def test_slices_cannot_share_copies_of_the_parameters() -> None:
     with pytest.raises(sharding.ShardingError, match="data=1 over 2 slices; make data a multiple"):
         sharding.mesh(1, 16, 1, two_slices())
+
+
+def test_gradients_over_a_mesh_are_those_of_one_device(eight_devices: list[jax.Device]) -> None:
+    """A matrix is gathered before its product, and its gradient lies where the matrix does."""
+    config = tiny_config(text_depth=2, vision_depth=2, deepstack_layers=(0,))
+    model = Model(config, nnx.Rngs(0))
+    shard = pack_pairs(config, mixed_pairs(config), shared=True)
+    batch = jax.tree.map(lambda x: np.concatenate([x] * 4), shard)
+    graph, state = nnx.split(model, nnx.Param)[:2]
+    mesh = sharding.mesh(1, 4, 2, eight_devices)
+    places = sharding.shardings(state, mesh)
+
+    def total(state: Any, batch: Any, mesh: Any) -> jax.Array:
+        compute = Compute("float32", "full", mesh=mesh)
+        logits = score(nnx.merge(graph, state), batch, (1, 2), compute)
+        return (logits * jnp.arange(1.0, 1 + logits.size).reshape(logits.shape)).sum()
+
+    gradient = jax.jit(jax.grad(total), static_argnums=2)
+    expected = gradient(state, batch, None)
+    spread = jax.device_put(state, places)
+    rows = jax.device_put(batch, sharding.batch_sharding(mesh))
+    program = gradient.lower(spread, rows, mesh).compile()
+    assert "all-gather" in program.as_text()
+
+    def same(path: Any, place: Any, ours: jax.Array, theirs: jax.Array) -> None:
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max() + 1e-9)
+        if "kernel" in str(path):
+            assert ours.sharding.is_equivalent_to(place, ours.ndim), (path, ours.sharding)
+
+    jax.tree.map_with_path(same, places, program(spread, rows), expected)
+
+
+def test_a_matrix_travels_in_the_dtype_of_the_product(eight_devices: list[jax.Device]) -> None:
+    mesh = sharding.mesh(1, 4, 2, eight_devices)
+    layer = Dense(nnx.Rngs(0), (8, 12), ("embed", "mlp"), bias=True)
+    whole = sharding.gathered({"layer": layer, "other": jnp.ones(3)}, mesh, "bfloat16")
+    kernel = whole["layer"].kernel[...]
+    assert kernel.dtype == jnp.bfloat16 and kernel.sharding.spec == PartitionSpec(None, "tensor")
+    assert whole["layer"].bias[...].dtype == jnp.float32 and whole["other"].shape == (3,)
+    alone = sharding.gathered(layer, sharding.mesh(4, 1, 2, eight_devices), "bfloat16")
+    assert alone is layer, "nothing is spread over fsdp"

@@ -40,6 +40,7 @@ from train.tpu_cost import (
     MEMORY_EFFICIENCY,
     Chip,
     Cost,
+    EstimateError,
     Seconds,
     chip_of,
     cost_by_depth,
@@ -54,6 +55,7 @@ from unirank_jax.packing import pack
 
 WORDS, QUERY = 64, 128  # tokens of text beside a candidate's image, and of a query with its frame
 BACKWARD = 2.5  # an attention kernel's backward pass over its forward pass
+LEAST = 0.9  # of the needed products, or the count is wrong
 GIB = 2**30
 
 MakeStep = Callable[[RankingObjective, Any, TrainState, Params, Mesh], Step]
@@ -133,11 +135,10 @@ def plan(config: TrainConfig, topology: str, make_step: MakeStep, *, signals: bo
     passes = 2.0 if config.lora.rank else 3.0  # no gradient of a frozen kernel
     sees = any(name.startswith("vision.") for name in state.trainable)  # the tower is trained
     tower = 3.0 if sees else 1.0
-    needed = updates * (
-        passes * products.decoder
-        + 3.0 * products.decoder_attention
-        + tower * (products.tower + products.tower_attention)
-    )
+    matrices = updates * (passes * products.decoder + tower * products.tower)
+    attention = updates * (3.0 * products.decoder_attention + tower * products.tower_attention)
+    needed = matrices + attention
+    _check_loops(cost.flops * len(found), matrices if cost.kernels else needed)
     again = 1.0 if config.model.remat == "full" else 0.0
     kernel = updates * (
         (1.0 + again + BACKWARD) * products.decoder_attention
@@ -156,6 +157,15 @@ def plan(config: TrainConfig, topology: str, make_step: MakeStep, *, signals: bo
         chip,
         config.batch.accumulate,
     )
+
+
+def _check_loops(counted: float, needed: float) -> None:
+    """All chips' products are no fewer than what is needed, up to how the compiler counts."""
+    if counted < LEAST * needed:
+        raise EstimateError(
+            f"the compiler counts {counted:.3g} products of {needed:.3g} that are needed: it made "
+            "a loop of some, which it counts once; the estimate would be wrong"
+        )
 
 
 def render(config: TrainConfig, found: Plan) -> str:

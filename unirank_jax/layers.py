@@ -16,6 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from unirank_jax.attention_request import Backend
+from unirank_jax.sharding import gathered
 
 Array = jax.Array
 
@@ -35,16 +36,21 @@ class Compute:
         return jax.lax.scan(self.wrap(block), x, layers, unroll=self.unroll)
 
     def wrap(self, block: Callable[..., Any]) -> Callable[..., Any]:
-        """Apply the rematerialisation policy to a scanned block."""
+        """A block (x, layers) whose parameters are gathered when it runs, under the policy of
+        rematerialisation: what was gathered is not kept for the backward pass."""
+
+        def run(x: Any, layers: Any) -> Any:
+            return block(x, gathered(layers, self.mesh, self.dtype))
+
         if self.remat == "none":
-            return block
+            return run
         # In a loop nothing is common to two passes; written out, the compiler would undo it.
         keep = self.unroll
         if self.remat == "full":
-            return jax.checkpoint(block, prevent_cse=keep)
+            return jax.checkpoint(run, prevent_cse=keep)
         if self.remat == "dots":
             policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            return jax.checkpoint(block, prevent_cse=keep, policy=policy)
+            return jax.checkpoint(run, prevent_cse=keep, policy=policy)
         raise ValueError(f"remat {self.remat!r} is unknown; choose none, dots or full")
 
 

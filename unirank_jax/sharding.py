@@ -7,9 +7,11 @@ does not know, a dimension that does not divide, or a mesh axis used twice is an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import mesh_utils
@@ -118,6 +120,50 @@ def shardings(state: nnx.State, mesh: Mesh) -> Any:
             "parameters that the mesh cannot hold (choose other mesh sizes): " + "; ".join(problems)
         )
     return nnx.from_flat_state(found)
+
+
+def gathered(tree: Any, mesh: Mesh | None, dtype: str | None = None) -> Any:
+    """The same tree, every parameter in it whole along `fsdp`; its gradient is spread again.
+
+    Said outright, a matrix is gathered once and the product with it is one; left to itself the TPU
+    compiler makes a loop that adds one device's share at a time to the whole result, whose traffic
+    is that of the activations once per device.
+
+    dtype: what matrices are cast to first; None: they travel as they are.
+    """
+    if mesh is None or mesh.shape["fsdp"] == 1:
+        return tree
+
+    def gather(parameter: Any) -> Any:
+        if not isinstance(parameter, nnx.Variable):
+            return parameter
+        value = parameter[...]
+        axes = parameter.get_metadata("axes")[-value.ndim :]  # of a stack's slice, its own
+        spread, _ = specification("", value.shape, axes, mesh)
+        if "fsdp" not in spread:
+            return parameter
+        if dtype is not None and value.ndim > 1 and jnp.issubdtype(value.dtype, jnp.floating):
+            value = value.astype(dtype)
+        whole = PartitionSpec(*(None if place == "fsdp" else place for place in spread))
+        places = NamedSharding(mesh, whole), NamedSharding(mesh, spread)
+        return parameter.replace(_placed(value, *places))
+
+    return jax.tree.map(gather, tree, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _placed(value: jax.Array, whole: NamedSharding, spread: NamedSharding) -> jax.Array:
+    """A spread value, whole. Its gradient is whole first, too (for a product, see above), then
+    spread: a sum of which every device keeps its share."""
+    return jax.lax.with_sharding_constraint(value, whole)
+
+
+def _back(whole: NamedSharding, spread: NamedSharding, _: None, change: Any) -> tuple[jax.Array]:
+    whole_change = jax.lax.with_sharding_constraint(change, whole)
+    return (jax.lax.with_sharding_constraint(whole_change, spread),)
+
+
+_placed.defvjp(lambda value, whole, spread: (_placed(value, whole, spread), None), _back)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

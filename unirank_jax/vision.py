@@ -17,6 +17,7 @@ from unirank_jax.batch import Images
 from unirank_jax.cells import Cells
 from unirank_jax.config import VisionConfig
 from unirank_jax.layers import Compute, Dense, LayerNorm, inverse_frequencies, rotate, stack
+from unirank_jax.sharding import gathered
 
 Array = jax.Array
 
@@ -116,8 +117,8 @@ class Vision(nnx.Module):
         """images: one shard (I, P, ...) -> merged (F, D) and DeepStack (n, F, D)."""
         config, dtype = self.config, jnp.dtype(compute.dtype)
         cells = Cells(images.lengths, images.patches.shape[1], images.take)
-        x = self.patch(cells.flat(images.patches), dtype)  # (N, Dv)
-        table = self.table[...]
+        x = gathered(self.patch, compute.mesh)(cells.flat(images.patches), dtype)  # (N, Dv)
+        table = gathered(self.table, compute.mesh)[...]
         weight = cells.flat(images.pos_weight)[..., None]
         x = x + (table[cells.flat(images.pos_index)] * weight).sum(-2).astype(dtype)
         rates = inverse_frequencies(config.rope_theta, config.head_dim // 2)
@@ -132,8 +133,9 @@ class Vision(nnx.Module):
             if depth:
                 x, _ = compute.scan(step, x, getattr(self, f"stage_{s}"))
             if s < len(config.deepstack_layers):
-                deepstack.append(getattr(self, f"deepstack_{s}")(x))
-        merged = self.merger(x)
+                merger = getattr(self, f"deepstack_{s}")
+                deepstack.append(gathered(merger, compute.mesh, compute.dtype)(x))
+        merged = gathered(self.merger, compute.mesh, compute.dtype)(x)
         empty = jnp.zeros((0, *merged.shape), dtype)
         return Features(merged, jnp.stack(deepstack) if deepstack else empty)
 
