@@ -66,7 +66,8 @@ def draw(case: str, dtype: str) -> tuple[list[Any], dict[str, Any], np.ndarray]:
 def one_device(platform: str, **known: Any) -> Any:
     """What the dispatcher reads of a mesh of one device, which this machine need not have."""
     device = SimpleNamespace(platform=platform, **known)
-    return SimpleNamespace(size=1, devices=np.array([device], object))
+    shape = dict.fromkeys(("data", "fsdp", "tensor"), 1)
+    return SimpleNamespace(size=1, shape=shape, devices=np.array([device], object))
 
 
 # A kernel by its interpreter; for cuDNN, which has none, its call served by XLA: what is left to a
