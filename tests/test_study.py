@@ -58,8 +58,9 @@ def test_every_command_is_one_that_can_run(tmp_path: Path, name: str) -> None:
 def fake(ran: list[str], fail: str = "") -> Any:
     """Stands for the commands: writes what the study reads of them."""
 
-    def run(argv: list[str]) -> subprocess.CompletedProcess[str]:
+    def run(argv: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
         command = argv[2]
+        assert env["JAX_COMPILATION_CACHE_DIR"].endswith("programs"), "compiled once for all"
         ran.append(" ".join(argv[2:]))
         if fail and fail in ran[-1]:
             return subprocess.CompletedProcess(argv, 1)
@@ -105,6 +106,7 @@ def write(folder: Path, scorers: dict[str, float], queries: int = 40) -> None:
 
 def test_a_study_runs_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setattr(study.subprocess, "run", fake(ran, fail="seed=2"))
     with pytest.raises(StudyError, match="(?s)seed 2 ended with .* 1.*the same study again"):
         study.run(CONFIG, tmp_path)
@@ -116,8 +118,10 @@ def test_a_study_runs_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sum("train.align" in one for one in ran) == 2 + 1, "two seeds: it carries no claim"
     assert "seed=2" in again[0] and "optimizer.lr=0.001" in again[0], "the better rate"
     order = [one.split()[0] for one in ran]
-    test = next(n for n, one in enumerate(ran) if "--split test" in one)
-    assert not {"train.sft", "train.align", "train.mine"} & {*order[test:]}, "opened last"
+    test = next(n for n, one in enumerate(ran) if "--model continued" in one or "aligned 0" in one)
+    assert not [one for one in ran[test:] if "seed=0" in one], "opened when the rates are chosen"
+    trained = [n for n, one in enumerate(ran) if "seed=1" in one or "seed=2" in one]
+    assert all(order[n + 1] == "train.evaluate" for n in trained if n + 1 != before), "scored then"
     table = json.loads((tmp_path / "table.json").read_text())
     rows = table["top100"]["rows"]
     assert rows["aligned"]["mean"] == 1.0 and rows["continued"]["mean"] == 0.0

@@ -1,15 +1,17 @@
 """`python -m train.study`: what each way to go on from stage 1 gains, with its controls.
 
 One command mines, trains a reward model, sweeps the learning rate of every arm on the validation
-split with one seed, trains the chosen ones with more seeds, scores all models once on the test
+split with one seed, trains the chosen ones with more seeds, scores every model once on the test
 split, and writes the table (table.md, table.json). Every arm has as many steps of as many lists,
 and the same sweep. It runs other commands of this package one after the other; killed at any point,
-the same command goes on.
+the same command goes on, also in a copy of its folder without the checkpoints of what is done: a
+model is scored on the test split as soon as it is trained and nothing of it is left to choose.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -90,29 +92,27 @@ def run(config: StudyConfig, workdir: Path) -> None:
     check(config)
     workdir.mkdir(parents=True, exist_ok=True)
     keep(workdir / ABOUT, to_dict(config), "a study of another configuration")
-    _all(preparation(config, workdir))
-    _all([task for arm in config.arms for task in sweep(config, arm, workdir)])
+    _all(preparation(config, workdir), workdir)
+    # the fusion of stage 1 and the reward model is tuned on valid
+    rewarding = {
+        f"reward model {n}": str(workdir / "reward" / f"member-{n}") for n in range(config.members)
+    }
+    tuned = {STAGE1: config.stage1, REWARD: rewarding[REWARD]}
+    tasks = scoring(config, workdir, "valid", LISTS[0], tuned)
+    tasks += tested(config, workdir, {STAGE1: config.stage1, **rewarding, **config.others})
+    _all(tasks, workdir)
+    _all([task for arm in config.arms for task in sweep(config, arm, workdir)], workdir)
     chosen = {arm: chosen_rate(config, arm, workdir) for arm in config.arms}
     for arm, (rate, values) in chosen.items():
         told = ", ".join(f"{one:g}: {100 * value:.1f}" for one, value in values.items())
         print(f"{arm}: learning rate {rate:g} of {{{told}}} (valid {BEST} in percent)")
-    runs = {arm: more_seeds(config, arm, rate, workdir) for arm, (rate, _) in chosen.items()}
-    _all([task for tasks in runs.values() for task in tasks])
-    models = {
-        f"{arm} {seed}": run_folder(workdir, arm, rate, seed)
-        for arm, (rate, _) in chosen.items()
-        for seed in range(seeds_of(config, arm))
-    }
-    rewarding = {
-        f"reward model {n}": workdir / "reward" / f"member-{n}" for n in range(config.members)
-    }
-    found = {name: str(path) for name, path in {**models, **rewarding}.items()}
-    names = {STAGE1: config.stage1, **found, **config.others}
-    # valid: what is tuned after training (fusion) is tuned there; test is opened last, once
-    tuned = {STAGE1: config.stage1, REWARD: found[REWARD]}
-    _all(scoring(config, workdir, "valid", LISTS[0], tuned))
-    for lists in LISTS:
-        _all(scoring(config, workdir, "test", lists, names))
+    tasks = []
+    for arm, (rate, _) in chosen.items():
+        for seed in range(seeds_of(config, arm)):
+            tasks.append(training(config, arm, rate, seed, workdir))
+            folder = run_folder(workdir, arm, rate, seed)
+            tasks += tested(config, workdir, {f"{arm} {seed}": str(folder)})
+    _all(tasks, workdir)
     write_table(workdir, tuple(config.arms), LISTS, {a: r for a, (r, _) in chosen.items()}, config)
 
 
@@ -191,32 +191,32 @@ def sweep(config: StudyConfig, arm: str, workdir: Path) -> list[Task]:
     return [training(config, arm, rate, 0, workdir) for rate in config.rates]
 
 
-def more_seeds(config: StudyConfig, arm: str, rate: float, workdir: Path) -> list[Task]:
-    """The other seeds at the chosen rate."""
-    return [training(config, arm, rate, seed, workdir) for seed in range(1, seeds_of(config, arm))]
-
-
 def seeds_of(config: StudyConfig, arm: str) -> int:
     """How often an arm is trained."""
     return config.seeds if config.arms[arm].claim else min(2, config.seeds)
 
 
+def tested(config: StudyConfig, workdir: Path, models: dict[str, str]) -> list[Task]:
+    """Each model's scores of both sorts of test lists."""
+    return [task for lists in LISTS for task in scoring(config, workdir, "test", lists, models)]
+
+
 def scoring(
     config: StudyConfig, workdir: Path, split: str, lists: str, models: dict[str, str]
 ) -> list[Task]:
-    """Each model's scores of every list, and those of the first stage."""
+    """Each model's scores of every list; beside stage 1 those of the baselines."""
     folder = workdir / "scores" / f"{split}-{lists}"
     common = ["--data", config.source, "--split", split, "--resamples", "100", "--shown", "0"]
     limit = config.test_lists if split == "test" else config.valid_lists
     common += ["--limit", str(limit)] if limit else []
     if lists == TOP100:
         common += ["--lists", str(found_lists(config, workdir, split, limit))]
-    dual = ["--dual-encoder", config.dual_encoder]  # the baselines come with the first model
+    dual = ["--dual-encoder", config.dual_encoder]
     tasks: list[Task] = []
     for name, path in models.items():
         out = folder / name.replace(" ", "-")
         argv = ["train.evaluate", "--model", f"{name}={path}", "--step", "last", "--out", str(out)]
-        argv += common + (dual if not tasks else [])
+        argv += common + (dual if name == STAGE1 else [])
         tasks.append(Task(f"{split} {lists}: {name}", tuple(argv), out / "done"))
     return tasks
 
@@ -226,7 +226,7 @@ def found_lists(config: StudyConfig, workdir: Path, split: str, limit: int) -> P
     folder = workdir / "scores" / f"found-{split}"
     argv = ["train.retrieve", "--data", config.source, "--dual-encoder", config.dual_encoder]
     argv += ["--split", split, "--out", str(folder)] + (["--limit", str(limit)] if limit else [])
-    _all([Task(f"first stage of {split}", tuple(argv), folder / "done")])
+    _all([Task(f"first stage of {split}", tuple(argv), folder / "done")], workdir)
     (path,) = (one for one in folder.glob("top100-*.jsonl.gz") if "first-stage" not in one.name)
     return path
 
@@ -249,12 +249,15 @@ def last_valid(path: Path) -> float:
 # Running them -------------------------------------------------------------------------------------
 
 
-def _all(tasks: Sequence[Task]) -> None:
+def _all(tasks: Sequence[Task], workdir: Path) -> None:
+    programs = {"JAX_COMPILATION_CACHE_DIR": str((workdir / "programs").absolute())}
+    environment = programs | os.environ  # the user's own choice first
     open_ones = [task for task in tasks if not task.done.exists()]
     for number, task in enumerate(open_ones, start=1):
         began = time.time()
         print(f"[{number}/{len(open_ones)}] {task.name}", flush=True)
-        status = subprocess.run([sys.executable, "-m", *task.argv]).returncode
+        argv = [sys.executable, "-m", *task.argv]
+        status = subprocess.run(argv, env=environment).returncode
         if status:
             raise StudyError(
                 f"{task.name} ended with status {status}: python -m {' '.join(task.argv)}\n"
