@@ -15,7 +15,7 @@ from configs.sci_study import full
 from train import study
 from train.config import load
 from train.study import Arm, StudyConfig
-from train.study_table import (
+from train.study_numbers import (
     FUSION,
     REWARD,
     STAGE1,
@@ -79,7 +79,9 @@ def fake(ran: list[str], fail: str = "") -> Any:
             (folder / "top100-test-0.first-stage.jsonl.gz").touch()
         if command == "train.evaluate":
             name = argv[argv.index("--model") + 1].partition("=")[0]
-            write(Path(argv[argv.index("--out") + 1]), {name: 1.0 if "aligned" in name else 0.0})
+            scores = {name: 1.0 if "aligned" in name else 0.0}
+            baselines = {"BM25": 0.5, "first stage": 0.25} if "--dual-encoder" in argv else {}
+            write(Path(argv[argv.index("--out") + 1]), scores | baselines)
         return subprocess.CompletedProcess(argv, 0)
 
     return run
@@ -128,6 +130,10 @@ def test_a_study_runs_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert table["lists20"]["seeds"] == {**dict.fromkeys(rows, 1), "continued": 3, "aligned": 2}
     assert table["lists20"]["less continued"]["aligned"]["low"] == 1.0
     assert "| aligned | 2 | 100.0 [100.0, 100.0] |" in (tmp_path / "table.md").read_text()
+    assert table["lists20"]["strongest outside"] == "BM25"
+    assert table["lists20"]["less BM25"]["aligned"]["mean"] == 0.5
+    assert table["lists20"]["relative to BM25"]["aligned"]["mean"] == 1.0, "twice as high"
+    assert table["lists20"]["recall@1"]["aligned"]["mean"] == 1.0
     finished = len(ran)
     study.run(CONFIG, tmp_path)
     assert len(ran) == finished, "nothing is left to do"

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Literal
 
 from train.config import ConfigError, keep, load, parse, to_dict
-from train.study_table import REWARD, STAGE1, StudyError, write_table
+from train.study_numbers import REWARD, STAGE1, StudyError
+from train.study_table import write_table
 
 ABOUT = "study.json"
 BEST = "hit@1"  # chooses learning rates: macro over the kinds of the validation split
