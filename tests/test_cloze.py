@@ -67,6 +67,27 @@ def test_lists_are_what_they_promise(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert read(tmp_path / "c" / "train.jsonl") != lists
 
 
+def test_random_words_say_nothing_by_themselves(tmp_path: Path) -> None:
+    command = ["--data", "sample:sci", "--lists", "0", "--valid", "5", "--size", "6"]
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        assert cloze.main([*command, "--words", "80", "--out", str(folder)]) == 0
+    assert (folders[0] / "train.jsonl").read_bytes() == (folders[1] / "train.jsonl").read_bytes()
+    lists = read(folders[0] / "train.jsonl")
+    assert {one["kind"] for one in lists} == {"words"} and len(lists) == 80
+    texts = " ".join(cloze.texts_of(open_source("sample:sci"), "train"))
+    some = 0
+    for one in lists:
+        wanted = set(one["query"]["text"].split())
+        assert all(word in texts for word in wanted)
+        for candidate in one["candidates"]:
+            found = set(candidate["text"].split())
+            assert (wanted <= found) == bool(candidate["grade"])
+            some += bool(wanted & found) and not candidate["grade"]
+    assert [sum(c["grade"] for c in one["candidates"]) for one in lists] == [1] * 80
+    assert some > 100, "many hold a part of the query"
+
+
 def test_pictures_ask_for_themselves(tmp_path: Path) -> None:
     command = ["--data", "sample:sci", "--lists", "4", "--valid", "3", "--size", "6"]
     folders = [tmp_path / name for name in "ab"]

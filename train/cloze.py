@@ -5,8 +5,11 @@ it. Here nothing else counts (inverse cloze, Lee et al. 2019): the query is a sp
 words of a text of the training pool, the others are texts that BM25 finds for it but that lack some
 of its words, and texts at random. Long texts, of which there are few, come as often as short ones;
 of some of them the span is taken out, so that only the rare words that come up again tell.
---pictures adds lists that ask for a picture by the same picture (train/picture_cloze.py). Both are
-trained on before the real lists or beside them; published sizes need none.
+--words adds lists in which texts are random words of the pool: no word speaks for a candidate by
+itself there, so that looking it up in the query is all there is to learn (with `loss.overlap` some
+hundred updates teach it, train/overlap.py). --pictures adds lists that ask for a picture by the
+same picture (train/picture_cloze.py). All are trained on before the real lists or beside them;
+published sizes need none.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from unirank_jax.datasets.dataset import Dataset, DatasetError, open_source
 from unirank_jax.datasets.formats.writing import json_line, write_lines
 
 SPAN, HANDFUL = 32, 5  # words of a query at most: of one piece, or from anywhere
+RANDOM_QUERY, RANDOM_MORE = 9, 8  # random words of a query, and of a candidate besides, at most
 LONG = 12  # long words of a text that is long, so that a list of numbers is not
 TRIED = 500  # texts at random that are looked at to fill a list
 FOUND = 60  # texts of BM25 from which hard ones are taken
@@ -50,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             open_source(arguments.data),
             Path(arguments.out),
             {"train": arguments.lists, "valid": arguments.valid},
+            {"train": arguments.words, "valid": arguments.valid * bool(arguments.words)},
             {"train": arguments.pictures, "valid": arguments.valid * bool(arguments.pictures)},
             arguments.size,
             arguments.seed,
@@ -65,12 +70,13 @@ def write(
     dataset: Dataset,
     folder: Path,
     counts: dict[str, int],
+    words: dict[str, int],
     pictures: dict[str, int],
     size: int,
     seed: int,
 ) -> dict[str, int]:
-    """Write `split.jsonl` of each split with so many lists of `size` about texts and about
-    pictures; returns how many there are.
+    """Write `split.jsonl` of each split with so many lists of `size` about texts, about random
+    words and about pictures; returns how many there are.
 
     Raises:
         DatasetError: a split without enough different texts or pictures.
@@ -86,6 +92,8 @@ def write(
             )
         name = f"{split}-{dataset.fingerprint[:8]}"  # lists of several datasets go together
         lists = list(lists_of(texts, count, size, random.Random(f"{seed} {split}"), name))
+        some_words = random.Random(f"{seed} {split} words")
+        lists += word_lists(texts, words[split], size, some_words, name)
         if pictures[split]:
             shown = picture_cloze.pictures_of(dataset, split)
             if len({picture.same for picture in shown}) < 2 * size:
@@ -137,6 +145,41 @@ def lists_of(
                 {"did": f"{name}-text-{number}-{at}", "text": text, "grade": int(at == 0)}
                 for at, text in enumerate(shown)
             ],
+        }
+
+
+def word_lists(
+    texts: Sequence[str], count: int, size: int, rng: random.Random, name: str
+) -> Iterator[dict[str, Any]]:
+    """`count` lists of random words: the relevant candidate holds all words of the query, the
+    others a share of them at most."""
+    pool = sorted({word.group() for text in texts for word in _WORD.finditer(text)})
+    for number in range(count):
+        query = rng.sample(pool, rng.randint(1, RANDOM_QUERY))
+        candidates = []
+        for at in range(size):
+            length = len(query) + rng.randint(0, RANDOM_MORE)
+            words = rng.sample(pool, length)
+            kept = query
+            if at:
+                share = rng.random()
+                kept = [word for word in query if rng.random() < share]
+                kept = kept[: len(query) - 1]
+            places = rng.sample(range(length), len(kept))
+            for place, word in zip(places, kept, strict=True):
+                words[place] = word
+            candidates.append(
+                {
+                    "did": f"{name}-words-{number}-{at}",
+                    "text": " ".join(words),
+                    "grade": int(at == 0),
+                }
+            )
+        yield {
+            "qid": f"{name}-words-{number}",
+            "kind": "words",
+            "query": {"text": " ".join(query)},
+            "candidates": candidates,
         }
 
 
@@ -201,6 +244,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", required=True, help="a dataset folder, or sample:sci")
     parser.add_argument("--lists", type=int, default=20_000, help="for training (default: 20000)")
+    parser.add_argument(
+        "--words", type=int, default=0, help="for training, of random words (default: 0)"
+    )
     parser.add_argument(
         "--pictures",
         type=int,

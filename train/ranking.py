@@ -19,6 +19,7 @@ from tqdm import tqdm
 from train import adversary, losses
 from train.data import Encoder, Micro, evaluation_batches, plan_settings
 from train.judging import cut, judged
+from train.overlap import OVERLAP, Overlap
 from train.plan import Chosen, EvaluationPlan, PlanSettings
 from train.settings import TrainConfig
 from train.sizes import Index, cached_index
@@ -43,6 +44,7 @@ class RankingObjective:
     label_ids: tuple[int, int]
     config: TrainConfig
     mesh: Mesh | None = None  # None: all of JAX's devices
+    overlap: Overlap | None = None  # for the loss of that name
 
     @property
     def compute(self) -> Compute:
@@ -51,7 +53,16 @@ class RankingObjective:
 
     def __call__(self, params: Params, micro: Micro) -> tuple[dict[str, Any], dict[str, Any]]:
         model = self.layout.model(adversary.network(params))
-        hidden = states(model, micro.batch, self.compute)  # (S, B, D)
+        extra: dict[str, Any] = {}
+        dense: dict[str, losses.Pair] = {}
+        if self.overlap is None:
+            hidden = states(model, micro.batch, self.compute)  # (S, B, D)
+        else:
+            every = states(model, micro.batch, self.compute, "all")  # (S, B, T, D)
+            logits = label_logits(model, every, self.label_ids)
+            dense[OVERLAP], extra["overlap_right"] = self.overlap.terms(logits, micro.batch)
+            last = jnp.maximum(micro.batch.rows.lengths - 1, 0)[..., None, None]
+            hidden = jnp.take_along_axis(every, last, axis=2)[:, :, 0]
         scores = losses.Scores(label_logits(model, hidden, self.label_ids))
         if "vocab_ce" in self.config.loss:
             log_shares = jax.nn.log_softmax(vocabulary_logits(model, hidden))
@@ -60,8 +71,8 @@ class RankingObjective:
             )
         lists = self._arrange(scores, micro)
         pairs = lists.mask.sum().astype(jnp.float32)
-        extra = {**losses.diagnostics(lists), "pairs": (pairs, jnp.float32(1))}
-        terms = self._terms(lists)
+        extra |= {**losses.diagnostics(lists), "pairs": (pairs, jnp.float32(1))}
+        terms = self._terms(lists) | dense
         if ADVERSARY in self.config.loss:
             terms[ADVERSARY], extra["adversary_right"] = adversary.terms(params, hidden, micro)
         return terms, extra
@@ -72,6 +83,8 @@ class RankingObjective:
         counts = {name: count for name, (_, count) in self._terms(lists).items()}
         if ADVERSARY in self.config.loss:
             counts[ADVERSARY] = lists.mask.sum().astype(jnp.float32)
+        if self.overlap is not None:
+            counts[OVERLAP] = self.overlap.count(micro.batch)
         return counts
 
     def scores(self, params: Params, micro: Micro) -> jax.Array:
@@ -87,7 +100,7 @@ class RankingObjective:
         )
 
     def _terms(self, lists: losses.Lists) -> dict[str, losses.Pair]:
-        names = tuple(name for name in self.config.loss if name != ADVERSARY)
+        names = tuple(name for name in self.config.loss if name in losses.TERMS)
         return losses.terms(lists, names, self.config.label_smoothing)
 
 

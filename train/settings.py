@@ -10,7 +10,17 @@ from typing import Any, Literal, TypeVar
 
 from unirank_jax.datasets.forms import Form
 
-LOSSES = ("bce", "rcr", "softmax", "ranknet", "vocab_ce", "preference", "centre", "adversary")
+LOSSES = (
+    "bce",
+    "rcr",
+    "softmax",
+    "ranknet",
+    "vocab_ce",
+    "preference",
+    "centre",
+    "adversary",
+    "overlap",
+)
 Method = Literal["adamw", "muon"]
 
 

@@ -25,6 +25,7 @@ from train.data import Encoder, plan_settings, train_batches
 from train.initial import Start, cast, keep_model_files, make_layout, open_start
 from train.inputs import make_prompt, manifest, open_data
 from train.loop import Outcome, Schedule, resume, run
+from train.overlap import OVERLAP, Overlap
 from train.plan import TrainPlan
 from train.quarantine import Quarantine
 from train.ranking import ADVERSARY, METRICS, RankingObjective, logits_of, make_evaluation
@@ -84,6 +85,7 @@ def train(config: TrainConfig, workdir: Path, stage: Stage | None = None) -> Out
     mesh = sharding.mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     start = open_start(config.model, config.seed)
     prompt = make_prompt(config, start)
+    overlap = Overlap.of(prompt) if OVERLAP in config.loss else None
     dataset = open_data(config.data, prompt.spec)
     processes.agree({"configuration": digest(config), "data": dataset.fingerprint})
     settings = plan_settings(config, mesh, prompt)
@@ -132,7 +134,7 @@ def train(config: TrainConfig, workdir: Path, stage: Stage | None = None) -> Out
             abstract_state(optimizer, trained, state_places),
             lambda: initial_state(optimizer, loaded, state_places),
         )
-        objective = RankingObjective(layout, prompt.label_ids, config, mesh)
+        objective = RankingObjective(layout, prompt.label_ids, config, mesh, overlap)
 
         def first_logits() -> np.ndarray:
             base = start.load(places)  # of step 0, whatever the checkpoint

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -334,8 +334,30 @@ def _tiny() -> ModelConfig:
     )
 
 
+def _small() -> ModelConfig:
+    """A size for two domains from scratch: in heads of 64 equal words find each other sooner, and
+    16,384 tokens spell most of the words that ask for drawings in one piece or two."""
+    tiny = _tiny()
+    first_special = 16384 - 26
+    return replace(
+        tiny,
+        text=replace(
+            tiny.text,
+            vocabulary=16384,
+            head_dim=64,
+            rope_theta=1_000_000.0,
+            rope_sections=(12, 10, 10),
+        ),
+        image_token_id=first_special + 12,
+        video_token_id=first_special + 13,
+        vision_start_id=first_special + 9,
+        vision_end_id=first_special + 10,
+    )
+
+
 PRESETS = {
     "tiny": _tiny,
+    "small": _small,
     "2b": lambda: _published(2048, 6144, 28, 16, True, _TOWER_300M),
     "4b": lambda: _published(2560, 9728, 36, 32, True, _TOWER_300M),
     "8b": lambda: _published(4096, 12288, 36, 32, False, _TOWER_400M),

@@ -7,7 +7,7 @@ values of their prefix, then z_yes - z_no in float32 at the last token of each c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -49,8 +49,11 @@ def encode_images(model: Model, images: Images, compute: Compute) -> Features | 
     return model.vision(images, compute) if images.patches.shape[0] else None
 
 
-def label_states(model: Model, shard: Batch, compute: Compute) -> Array:
-    """Final-norm hidden state at the last token of every row of one shard: (B, D)."""
+def label_states(
+    model: Model, shard: Batch, compute: Compute, read: Literal["last", "all"] = "last"
+) -> Array:
+    """Final-norm hidden state at the last token of every row of one shard: (B, D); with "all" at
+    every token: (B, T, D)."""
     features = encode_images(model, shard.images, compute)
     prefixes = []
     if shard.outer.tokens.shape[-1]:
@@ -60,7 +63,7 @@ def label_states(model: Model, shard: Batch, compute: Compute) -> Array:
         each = bool(prefixes) and shard.prefix_index.shape[0] == shard.prefix.lengths.shape[0]
         prefixes.append(Prefix(cache, None if each else shard.prefix_index))
     return candidate_states(
-        model, shard.rows, shard.take, shard.blocks, features, prefixes, compute
+        model, shard.rows, shard.take, shard.blocks, features, prefixes, compute, read
     )
 
 
@@ -86,9 +89,10 @@ def candidate_states(
     features: Features | None,
     prefixes: Sequence[Prefix],
     compute: Compute,
+    read: Literal["last", "all"] = "last",
 ) -> Array:
-    """Final-norm hidden state at the last token of every row: (B, D)."""
-    hidden, _ = model.text(rows, features, compute, prefixes, take, blocks, read="last")
+    """Final-norm hidden state at the last token of every row: (B, D); with "all" at every one."""
+    hidden, _ = model.text(rows, features, compute, prefixes, take, blocks, read=read)
     assert hidden is not None
     return model.text.norm(hidden)
 
@@ -132,9 +136,11 @@ def over_shards(function: Callable[[Any], Any], batch: Any, mesh: Mesh | None = 
     return jax.vmap(function)(batch)
 
 
-def states(model: Model, batch: Batch, compute: Compute) -> Array:
-    """Label states of a whole batch: (S, B, D), shards side by side."""
-    return over_shards(lambda shard: label_states(model, shard, compute), batch, compute.mesh)
+def states(
+    model: Model, batch: Batch, compute: Compute, read: Literal["last", "all"] = "last"
+) -> Array:
+    """Label states of a whole batch, shards side by side: (S, B, D); with "all" (S, B, T, D)."""
+    return over_shards(lambda shard: label_states(model, shard, compute, read), batch, compute.mesh)
 
 
 def score(model: Model, batch: Batch, label_ids: tuple[int, int], compute: Compute) -> Array:

@@ -84,6 +84,10 @@ class Tokenizer:
             )
         return self._specials[name]
 
+    def is_special(self, number: int) -> bool:
+        """Whether the id is of a special token, which no text encodes to."""
+        return number in self._names
+
     def single(self, word: str) -> int:
         """Id of a word that is one token. Raises `ValueError` when it is not one token."""
         ids = self.encode(word)
