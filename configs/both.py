@@ -29,6 +29,28 @@ def tiny() -> TrainConfig:
     )
 
 
+def small() -> TrainConfig:
+    """The small size: from `configs/design.py:words`, its tower from
+    `configs/design_pretrain.py:small_tower`. Tower and token table keep what they know."""
+    base = tiny()
+    return replace(
+        base,
+        name="both_small",
+        model=replace(base.model, init="runs/small-base", unroll=True),
+        data=replace(
+            base.data,
+            source="data/sci,data/design,runs/cloze,runs/cloze-design,runs/words-sci,"
+            "runs/words-design",
+            buckets=3,
+        ),
+        loss={"bce": 0.5, "softmax": 1.0, "overlap": 0.5},
+        optimizer=replace(base.optimizer, lr=2e-3),
+        freeze=(r"vision\.(patch|table|stage_\d+).*", r"text\.embed\..*"),
+        schedule=replace(base.schedule, steps=1600, warmup_steps=20),
+        checkpoint=replace(base.checkpoint, every_steps=100, keep=2),
+    )
+
+
 def get_config(argument: str | None = None) -> TrainConfig:
-    """`tiny` alone."""
-    return choose(argument, {"tiny": tiny}, "tiny")
+    """`tiny` or `small`."""
+    return choose(argument, {"tiny": tiny, "small": small}, "tiny")

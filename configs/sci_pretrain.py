@@ -56,6 +56,7 @@ def tiny() -> PretrainConfig:
             lr=1.5e-3, weight_decay=0.02, beta1=0.9, beta2=0.98, eps=1e-8, clip_norm=1.0
         ),
         schedule=ScheduleSettings(steps=400, warmup_steps=100, final_fraction=0.05),
+        freeze=(),
         evaluate_every=200,
         evaluation_batches=4,
         checkpoint=CheckpointSettings(every_steps=200, keep=2),

@@ -66,10 +66,10 @@ def open_start(settings: ModelSettings, seed: int) -> Start:
         )
     path = Path(settings.init)
     if (path / "checkpoints").is_dir() and (path / MODEL_FOLDER).is_dir():
-        config = _read_config(path / MODEL_FOLDER)
+        config = read_config(path / MODEL_FOLDER)
         return Start(config, path / MODEL_FOLDER, str(path), lambda p: _of_run(path, p))
     folder = ASSETS / "base" if settings.init == "base" else hub.resolve(settings.init)
-    config = _read_config(folder)
+    config = read_config(folder)
     return Start(config, folder, settings.init, lambda p: _of_folder(folder, config, p))
 
 
@@ -118,7 +118,7 @@ def restore_model(workdir: Path, step: str | int) -> tuple[Model, TrainConfig, M
         ConfigError: the folder is no run of this program.
     """
     config = _config_of(workdir)
-    layout, _ = make_layout(_read_config(workdir / MODEL_FOLDER), config.lora, 0)
+    layout, _ = make_layout(read_config(workdir / MODEL_FOLDER), config.lora, 0)
     names = layout.select(config.freeze)
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with _reading(workdir, config) as checkpoints:
@@ -160,7 +160,7 @@ def _reading(workdir: Path, config: TrainConfig) -> Checkpoints:
     return Checkpoints(workdir, keep, metric, reading=True)
 
 
-def _read_config(folder: Path) -> ModelConfig:
+def read_config(folder: Path) -> ModelConfig:
     return ModelConfig.from_hf(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 

@@ -68,6 +68,7 @@ class PretrainConfig:
     temperature: float  # of the cosine in the contrast
     optimizer: OptimizerSettings
     schedule: ScheduleSettings
+    freeze: tuple[str, ...]  # regular expressions over parameter paths, e.g. r"text\.embed\..*"
     evaluate_every: int
     evaluation_batches: int
     checkpoint: CheckpointSettings
@@ -137,8 +138,10 @@ def make_step(
     config: PretrainConfig, layout: Layout, optimizer: optax.GradientTransformation
 ) -> Any:
     """The jitted update (state, batch) -> (state, metrics); the state is donated."""
+    trained = frozenset(layout.select(config.freeze))
 
     def objective(params: Any, batch: PretrainBatch) -> tuple[jax.Array, dict[str, Any]]:
+        params = {n: p if n in trained else jax.lax.stop_gradient(p) for n, p in params.items()}
         terms = losses(layout.model(params), batch, terms_of(config), config.temperature, COMPUTE)
         means = {name: total / jnp.maximum(count, 1) for name, (total, count) in terms.items()}
         weighted = [weight * means[name] for name, weight in config.loss.items() if weight]
@@ -148,6 +151,7 @@ def make_step(
     def step(state: State, batch: PretrainBatch) -> tuple[State, dict[str, Any]]:
         (loss, terms), gradient = jax.value_and_grad(objective, has_aux=True)(state.params, batch)
         updates, after = optimizer.update(gradient, state.optimizer, state.params)
+        updates = {n: u if n in trained else jnp.zeros_like(u) for n, u in updates.items()}
         pairs = jnp.asarray(config.pairs.units, jnp.float32)
         metrics = {
             "loss": loss,
