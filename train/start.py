@@ -202,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tower", default="", metavar="DIR", help="an exported pretraining")
     parser.add_argument(
         "--config",
-        default="configs/design_pretrain.py:small_tower",
+        default="configs/both_pretrain.py",
         help="of train.pretrain: shapes and prompt (default: %(default)s)",
     )
     parser.add_argument("--out", required=True, metavar="DIR")

@@ -1,0 +1,46 @@
+"""Visual pretraining of the small size on both domains: pictures come to name words.
+
+    python -m train.pretrain --config configs/both_pretrain.py --workdir runs/small-tower
+
+It goes on from the words leg of `configs/both.py`, whose docstring has all steps. The decoder and
+the token table, which holds word vectors, stay as they are: what a picture names carries over to
+words that no caption holds.
+"""
+
+from dataclasses import replace
+
+from configs import design_pretrain
+from train.config import choose
+from train.pretrain import PretrainConfig
+from train.settings import LogSettings, ScheduleSettings
+
+
+def small() -> PretrainConfig:
+    """The one leg: ten minutes of two CPU cores."""
+    base = design_pretrain.tiny()
+    return replace(
+        base,
+        name="small_tower",
+        preset="small",
+        init="runs/words-exported",
+        source="data/design,data/sci",
+        tokenizer="runs/words-exported",
+        pools={
+            "icon": 24,
+            "emoji": 12,
+            "furniture": 12,
+            "clipart": 8,
+            "molecule": 32,
+            "figure": 8,
+        },
+        pairs=replace(base.pairs, units=96, image_query_share=0.0),
+        loss={"named": 1.0},
+        freeze=(r"text\..*",),
+        schedule=ScheduleSettings(steps=700, warmup_steps=20, final_fraction=0.05),
+        evaluate_every=350,
+        log=LogSettings(every_steps=25, profile_steps=(0, 0)),
+    )
+
+
+def get_config(argument: str | None) -> PretrainConfig:
+    return choose(argument, {"small": small}, "small")
