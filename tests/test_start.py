@@ -95,3 +95,6 @@ def test_vectors_of_the_package_are_read(tmp_path: Path) -> None:
     (tmp_path / "v.json").write_text(json.dumps(content))
     words, found = start.read_vectors(tmp_path / "v.json")
     assert words == ["b", "a"] and found.tolist() == [[3, 4], [1, 2]]
+    (tmp_path / "v.json").write_text(json.dumps({"words": ["a"]}))
+    with pytest.raises(ValueError, match="'dimensions' is missing"):
+        start.read_vectors(tmp_path / "v.json")

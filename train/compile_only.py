@@ -22,6 +22,7 @@ from train.config import ConfigError
 from train.data import Micro, empty_targets
 from train.flops import forward
 from train.initial import make_layout
+from train.overlap import OVERLAP
 from train.ranking import RankingObjective
 from train.settings import TrainConfig
 from train.signals import Signals
@@ -248,6 +249,8 @@ def _compiled(
     signals: bool,
 ) -> tuple[Any, TrainState, Params]:
     """The compiled update, and the abstract state and frozen parameters it takes."""
+    if OVERLAP in config.loss:
+        raise ConfigError("loss.overlap: for small models that need no pod; leave it out")
     layout, _ = make_layout(model, config.lora, config.seed)
     places = layout.shardings(mesh)
     names = layout.select(config.freeze)

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +34,7 @@ from train.step import Layout
 from unirank_jax.config import preset
 from unirank_jax.datasets.dataset import Dataset, DatasetError, open_source
 from unirank_jax.datasets.tokenizer import save_tokenizer, train_tokenizer, training_texts
+from unirank_jax.datasets.union import Union
 from unirank_jax.hub import WeightsError
 from unirank_jax.keys import flatten
 from unirank_jax.model import Model
@@ -61,16 +63,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"--out: {out} exists; remove it or choose another folder")
         dataset = open_source(arguments.data)
         words, vectors = read_vectors(Path(arguments.vectors))
-        tokenizer = Path(f"{out}-tokenizer")
-        settings: pretrain.PretrainConfig = replace(
-            load(arguments.config, []), name="start", tokenizer=str(tokenizer), loss={}
-        )
-        settings = replace(settings, schedule=replace(settings.schedule, steps=0))
-        config = preset(settings.preset)
+        settings: pretrain.PretrainConfig = load(arguments.config)
+        text = preset(settings.preset).text
         texts = (text for one in _parts(dataset) for text in training_texts(one))
-        inner = train_tokenizer(_both(texts, words), config.text.vocabulary)
-        save_tokenizer(inner, tokenizer, config.text.max_positions)
-        write(dataset, settings, words, vectors, arguments.tower, out)
+        inner = train_tokenizer(_both(texts, words), text.vocabulary)
+        with TemporaryDirectory() as tokenizer:
+            save_tokenizer(inner, Path(tokenizer), text.max_positions)
+            nothing_yet = replace(settings.schedule, steps=0)
+            settings = replace(
+                settings, name="start", tokenizer=tokenizer, loss={}, schedule=nothing_yet
+            )
+            write(dataset, settings, words, vectors, arguments.tower, out)
     except (ConfigError, DatasetError, WeightsError, OSError, ValueError) as error:
         print(f"train.start: {error}", file=sys.stderr)
         return 1
@@ -120,9 +123,13 @@ def read_vectors(file: Path) -> tuple[list[str], np.ndarray]:
     """
     if file.suffix == ".json":
         content = json.loads(file.read_bytes())
-        size = content["dimensions"]
-        listed = [str(word) for word in content["words"]]
-        return listed, np.array([content["vectors"][w][:size] for w in listed], np.float32)
+        try:
+            size, listed = content["dimensions"], [str(word) for word in content["words"]]
+            return listed, np.array([content["vectors"][w][:size] for w in listed], np.float32)
+        except KeyError as missing:
+            raise ValueError(
+                f"{file}: {missing} is missing; give the JSON of the package"
+            ) from None
     words: list[str] = []
     rows: list[np.ndarray] = []
     with file.open(encoding="utf-8") as lines:
@@ -174,7 +181,7 @@ def token_table(
 
 def _parts(dataset: Dataset) -> list[Dataset]:
     """The datasets of a union, else itself."""
-    return list(getattr(dataset, "parts", [dataset]))
+    return list(dataset.parts) if isinstance(dataset, Union) else [dataset]
 
 
 def _both(texts: Iterator[str], words: Sequence[str]) -> Iterator[str]:
