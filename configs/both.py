@@ -73,6 +73,10 @@ def cloze() -> TrainConfig:
         data=replace(
             base.data,
             source="runs/cloze,runs/cloze-texts,runs/words-sci",
+            lists="",
+            own_candidates=False,
+            max_query_tokens=64,
+            max_tokens=288,
             kind_power=0.5,
             min_other_modality=0,
             length_window=16,
@@ -92,13 +96,15 @@ def small() -> TrainConfig:
         model=replace(base.model, init="results/m2/small-base", unroll=True),
         data=replace(
             base.data,
-            source="data/sci,data/design,runs/cloze,runs/cloze-design,runs/words-sci,"
-            "runs/words-design",
+            lists="runs/retrieve-sci.jsonl.gz,runs/retrieve-design.jsonl.gz,,",
+            own_candidates=True,
+            max_query_tokens=128,
+            max_tokens=352,
             buckets=3,
         ),
-        loss={"bce": 0.5, "softmax": 1.0, "overlap": 0.5},
+        loss={"bce": 0.5, "softmax": 1.0, "overlap": 0.5, "pictures": 0.5},
         freeze=(r"vision\.(patch|table|stage_\d+).*", r"text\.embed\..*"),
-        schedule=replace(base.schedule, steps=1600, warmup_steps=20),
+        schedule=replace(base.schedule, steps=1800, warmup_steps=20),
         checkpoint=replace(base.checkpoint, every_steps=100, keep=2),
     )
 

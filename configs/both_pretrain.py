@@ -42,5 +42,20 @@ def small() -> PretrainConfig:
     )
 
 
+def alike() -> PretrainConfig:
+    """A second leg: drawings of one object come to be alike, and still name their words."""
+    base = small()
+    return replace(
+        base,
+        name="small_alike",
+        init="runs/small-tower",
+        pairs=replace(base.pairs, image_query_share=0.5),
+        loss={"named": 1.0, "alike": 1.0},
+        optimizer=replace(base.optimizer, lr=1e-3),
+        schedule=replace(base.schedule, steps=500),
+        evaluate_every=250,
+    )
+
+
 def get_config(argument: str | None) -> PretrainConfig:
-    return choose(argument, {"small": small}, "small")
+    return choose(argument, {"small": small, "alike": alike}, "small")

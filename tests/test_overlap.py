@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -11,12 +12,17 @@ import pytest
 import tiny_run
 
 from train import sft
+from train.config import load
+from train.data import Micro
 from train.initial import ASSETS
-from train.overlap import HELD_WEIGHT, Overlap, spellings
-from unirank_jax.batch import Bucket
+from train.overlap import HELD_WEIGHT, Overlap, picture_rows, spellings
+from train.ranking import RankingObjective
+from train.step import Layout
+from unirank_jax.batch import Bucket, Targets
 from unirank_jax.config import preset
 from unirank_jax.content import TextPart
 from unirank_jax.images import ImageSpec
+from unirank_jax.model import Model
 from unirank_jax.packing import pack
 from unirank_jax.prompt import DOCUMENT_FIRST, Prompt
 from unirank_jax.tokenizer import Tokenizer
@@ -77,6 +83,42 @@ def test_terms_are_the_formula() -> None:
     assert float(overlap.count(batch)) == weights, "what the update divides by"
 
 
+def test_a_picture_says_what_its_tokens_say_on_average() -> None:
+    """Rows of 2, 0 and 1 visual tokens."""
+    index = np.full((1, 3, 4), -1, np.int32)
+    index[0, 0, 1:3], index[0, 2, 3] = (0, 1), 2
+    batch, _ = _batch(_prompt())
+    batch = batch._replace(rows=batch.rows._replace(image_index=index))
+    logits = jnp.arange(12.0).reshape(1, 3, 4)
+    mean, shown = picture_rows(logits, batch)
+    assert mean.tolist() == [[1.5, 0.0, 11.0]] and shown.tolist() == [[True, False, True]]
+
+
+def test_pictures_compete_among_themselves() -> None:
+    """Listwise cross-entropy over the candidates with a picture; texts, however sure, are out."""
+    prompt = _prompt()
+    config = replace(load("configs/sci.py"), loss={"pictures": 1.0})
+    layout = Layout.of(Model.abstract(preset("tiny")))
+    objective = RankingObjective(layout, prompt.label_ids, config)
+    batch, _ = _batch(prompt)
+    index = np.full((1, 6, 2), -1, np.int32)
+    index[0, [0, 1, 3, 4], 1] = 0  # rows 2 and 5 are texts
+    batch = batch._replace(rows=batch.rows._replace(image_index=index))
+    targets = Targets(
+        grade=np.array([[[0, 1, 0], [0, 0, 1]]], np.float32),
+        mask=np.ones((1, 2, 3), bool),
+        rel_min=np.ones((1, 2), np.float32),
+        label_row=np.arange(6, dtype=np.int32).reshape(1, 2, 3),
+        list_id=np.arange(2, dtype=np.int32)[None],
+    )
+    logits = np.zeros((1, 6, 2), np.float32)
+    logits[0, :, 1] = (1.0, 3.0, 50.0, 0.5, 0.0, 50.0)
+    micro = jax.tree.map(jnp.asarray, Micro(batch, targets))
+    (total, count), (right, asked) = objective._pictures(jnp.asarray(logits), micro)
+    assert float(count) == float(asked) == float(right) == 1.0, "the second list's is a text"
+    assert float(total) == pytest.approx(float(np.log1p(np.exp(-2.0))), rel=1e-6)
+
+
 def test_spellings_leave_case_and_spaces_aside() -> None:
     tokenizer = Tokenizer.from_file(ASSETS / "tokenizer")
     found = spellings(tokenizer)
@@ -100,6 +142,7 @@ def test_it_is_trained_with_the_lists(tmp_path: Path, capsys: pytest.CaptureFixt
         "log__every_steps": 1,
         "optimizer__lr": 1e-2,
         "loss__overlap": 1.0,
+        "loss__pictures": 0.5,
     }
     run = tmp_path / "run"
     settings = tiny_run.settings(data, model, **changes)
@@ -108,6 +151,7 @@ def test_it_is_trained_with_the_lists(tmp_path: Path, capsys: pytest.CaptureFixt
     series = [one for one in tiny_run.series(run) if one["kind"] == "train"]
     assert series[-1]["overlap"] < 0.95 * series[0]["overlap"]
     assert 0 <= series[0]["overlap_right"] <= 1
+    assert series[0]["pictures"] > 0 and 0 <= series[0]["first_picture"] <= 1
 
     turned = tiny_run.settings(data, model, **changes, data__prompt_id=DOCUMENT_FIRST)
     command = ["--config", "configs/sci.py", "--workdir", str(tmp_path / "turned"), "--set"]

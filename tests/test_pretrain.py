@@ -16,7 +16,16 @@ from PIL import Image, ImageChops
 
 from train import pretrain
 from train.config import load
-from train.contrast import Embedded, PretrainBatch, contrast, decode, losses, named
+from train.contrast import (
+    OF_THE_TOWER,
+    Embedded,
+    PretrainBatch,
+    alike,
+    contrast,
+    decode,
+    losses,
+    named,
+)
 from train.pretrain import TERMS
 from train.units import PairSampler, units_of
 from unirank_jax.batch import Rows
@@ -58,11 +67,16 @@ def test_units_join_what_shows_one_object() -> None:
     assert all(len(unit.images) == 1 for unit in molecules)
 
 
-def test_another_image_of_the_object_may_ask(sampler: PairSampler) -> None:
+def several_images(sampler: PairSampler, share: float) -> PairSampler:
+    """Every object has its image twice, and a share of the queries are images."""
     pools = [([replace(u, images=u.images * 2) for u in units], n) for units, n in sampler.pools]
+    settings = replace(sampler.settings, image_query_share=share)
+    return PairSampler(pools, sampler.prompt, sampler.config, settings, 0)
+
+
+def test_another_image_of_the_object_may_ask(sampler: PairSampler) -> None:
     settings = replace(sampler.settings, image_query_share=1.0)
-    several = PairSampler(pools, sampler.prompt, sampler.config, settings, 0)
-    arrays = several.arrays(0)
+    arrays = several_images(sampler, 1.0).arrays(0)
     assert arrays["images"].lengths.shape[1] == 16 and not arrays["image_query"].any()
     alone = PairSampler(sampler.pools, sampler.prompt, sampler.config, settings, 0).arrays(0)
     assert alone["images"].lengths.shape[1] == 8 and alone["image_query"].all()
@@ -235,14 +249,50 @@ def test_named_is_the_formula(sampler: PairSampler) -> None:
     assert float(total) == pytest.approx(expected, rel=1e-4) and int(first) == won
 
 
+def test_alike_is_the_formula(sampler: PairSampler) -> None:
+    model = Model(small(), nnx.Rngs(0))
+    shard = jax.tree.map(lambda x: x[0], pretrain.to_batch(several_images(sampler, 0.6).arrays(2)))
+    features = encode_images(model, shard.images, Compute())
+    assert features is not None
+    (total, count), (first, asked) = alike(features, shard, 0.1)
+    merged, group = np.asarray(features.merged, np.float64), np.asarray(shard.group)
+
+    def vector(index: np.ndarray) -> np.ndarray | None:
+        places = index[index >= 0]
+        mean = merged[places].mean(0) if len(places) else None
+        return None if mean is None else mean / np.linalg.norm(mean)
+
+    pair, lengths = np.asarray(shard.pair.image_index), np.asarray(shard.query_length)
+    n = len(group)
+    asking = [vector(pair[i, : lengths[i]]) for i in range(n)]
+    image = [vector(row) for row in np.asarray(shard.caption.image_index)]
+    shown = [i for i in range(n) if asking[i] is not None and not shard.image_query[i]]
+    assert 2 <= len(shown) < n
+
+    def logit(i: int, k: int) -> float:
+        return float(asking[i] @ image[k]) / 0.1
+
+    expected, won = 0.0, 0
+    for i in shown:
+        others = [logit(i, k) for k in range(n) if group[k] != group[i]]
+        rest = [logit(j, i) for j in shown if group[j] != group[i]]
+        for against in (others, rest):
+            expected += np.logaddexp.reduce([logit(i, i), *against]) - logit(i, i)
+        won += all(logit(i, i) > other for other in others)
+    assert int(count) == 2 * len(shown) == 2 * int(asked) and int(first) == won
+    assert float(total) == pytest.approx(expected, rel=1e-4)
+
+
 def test_every_objective_trains_what_it_should(sampler: PairSampler) -> None:
     model = Model(small(), nnx.Rngs(0))
     graph, params = nnx.split(model)
-    batch = pretrain.to_batch(sampler.arrays(1))
+    one = pretrain.to_batch(sampler.arrays(1))
+    several = pretrain.to_batch(several_images(sampler, 1.0).arrays(1))
 
     @partial(jax.jit, static_argnums=1)
     @jax.grad
     def slope(params: nnx.State, name: str) -> jax.Array:
+        batch = several if name == "alike" else one
         terms = losses(nnx.merge(graph, params), batch, frozenset([name]), 0.1, Compute())
         return terms[name][0] / terms[name][1]
 
@@ -254,8 +304,9 @@ def test_every_objective_trains_what_it_should(sampler: PairSampler) -> None:
             for part in ("vision", "text")
         }
         layers = float(jnp.abs(gradient["text"]["stage_0"]["q"]["kernel"]).max())
-        assert (layers > 0) == (name not in ("words", "named")), "naming needs no decoder"
-    assert all(all(parts.values()) for parts in reached.values())
+        assert (layers > 0) == (name not in OF_THE_TOWER), "the tower's need no decoder"
+    for name, parts in reached.items():
+        assert parts == {"vision": True, "text": name != "alike"}, name
 
 
 def test_a_short_run_exports_a_base_and_resumes(
@@ -267,7 +318,7 @@ def test_a_short_run_exports_a_base_and_resumes(
     assert pretrain.main(arguments) == 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3]
-    wanted = {*TERMS, "first_any", "match_right"} - {"named"}
+    wanted = {*TERMS, "first_any", "match_right"} - {"named", "alike"}
     assert wanted <= lines[0].keys()
     base = load_reranker(tmp_path / "exported")
     model, fresh = base.engine.model, Model(preset("tiny"), nnx.Rngs(load(CONFIG).seed))

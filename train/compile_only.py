@@ -22,7 +22,7 @@ from train.config import ConfigError
 from train.data import Micro, empty_targets
 from train.flops import forward
 from train.initial import make_layout
-from train.overlap import OVERLAP
+from train.overlap import OVERLAP, PICTURES
 from train.ranking import RankingObjective
 from train.settings import TrainConfig
 from train.signals import Signals
@@ -249,8 +249,9 @@ def _compiled(
     signals: bool,
 ) -> tuple[Any, TrainState, Params]:
     """The compiled update, and the abstract state and frozen parameters it takes."""
-    if OVERLAP in config.loss:
-        raise ConfigError("loss.overlap: for small models that need no pod; leave it out")
+    for name in (OVERLAP, PICTURES):
+        if name in config.loss:
+            raise ConfigError(f"loss.{name}: for small models that need no pod; leave it out")
     layout, _ = make_layout(model, config.lora, config.seed)
     places = layout.shardings(mesh)
     names = layout.select(config.freeze)

@@ -1,8 +1,9 @@
 """Objectives of the visual pretraining from scratch, as pure functions.
 
 Words: visual tokens predict the words of their image's text through the token table. Named: the
-same against the other words and images of the batch. Contrast: a query finds the image and text of
-its own object in the batch. Caption: text given the image. Match: the label of a candidate read
+same against the other words and images of the batch. Alike: another drawing of the same object,
+among the images of the batch. Contrast: a query finds the image and text of its own object in the
+batch. Caption: text given the image. Match: the label of a candidate read
 after its query. Document: that candidate's text given the query, which teaches at every token to
 look up in the query what the candidate repeats.
 """
@@ -29,6 +30,7 @@ from unirank_jax.text import Prefix
 from unirank_jax.vision import Features
 
 Pair = tuple[jax.Array, jax.Array]
+OF_THE_TOWER = frozenset({"words", "named", "alike"})  # losses that need no decoder
 
 
 class PretrainBatch(NamedTuple):
@@ -104,6 +106,35 @@ def named(
         total += jnp.where(own, jnp.logaddexp(rest, logit) - logit, 0.0).sum()
         first = own & (logit > against.max(axis, keepdims=True))
     return (total, 2 * own.sum()), (first.sum(), own.sum())
+
+
+def alike(features: Features, shard: PretrainBatch, temperature: float) -> tuple[Pair, Pair]:
+    """InfoNCE both ways between the objects' images and other drawings that ask for them.
+
+    Cosine of the mean visual tokens, over `temperature`; no decoder. (sum, count) in nats, and the
+    share of drawings that find their image first.
+    """
+    places = jnp.arange(shard.pair.tokens.shape[-1]) < shard.query_length[:, None]
+    asking = _mean_picture(features, jnp.where(places, shard.pair.image_index, -1))
+    image = _mean_picture(features, shard.caption.image_index)
+    similarity = asking @ image.T / temperature  # (N, N)
+    shown = ((shard.pair.image_index >= 0) & places).any(1) & ~shard.image_query
+    own = jnp.eye(shown.size, dtype=bool) & shown[:, None]
+    wrong = (shard.group[:, None] != shard.group) & shown[:, None]
+    total = jnp.zeros(())
+    for axis in (1, 0):
+        rest = jax.nn.logsumexp(jnp.where(wrong, similarity, MASKED), axis, keepdims=True)
+        total += jnp.where(own, jnp.logaddexp(rest, similarity) - similarity, 0.0).sum()
+    best = jnp.where(wrong, similarity, MASKED).max(1, keepdims=True)
+    return (total, 2 * own.sum()), ((own & (similarity > best)).sum(), own.sum())
+
+
+def _mean_picture(features: Features, image_index: Array) -> Array:
+    """(N, T) places of visual tokens, -1 elsewhere -> unit vectors (N, D); 0 without a picture."""
+    there = (image_index >= 0)[..., None]
+    tokens = features.merged[jnp.maximum(image_index, 0)].astype(jnp.float32)
+    total = jnp.where(there, tokens, 0.0).sum(1)
+    return total * jax.lax.rsqrt(jnp.square(total).sum(-1, keepdims=True) + 1e-12)
 
 
 def decode(
@@ -199,7 +230,8 @@ def losses(
 ) -> dict[str, Pair]:
     """The terms of a whole batch as (sum, count), with the shares first_* and match_right.
 
-    With "words" and "named" alone the decoder does not run, otherwise all its terms are there.
+    With the terms of `OF_THE_TOWER` alone the decoder does not run, otherwise all its terms are
+    there.
     """
 
     def one(shard: PretrainBatch) -> dict[str, Pair]:
@@ -211,7 +243,9 @@ def losses(
         if "named" in terms:
             some = features, shard.caption, shard.spoken, shard.group, model
             found["named"], found["first_word"] = named(*some)
-        if terms - {"words", "named"}:
+        if "alike" in terms:
+            found["alike"], found["first_alike"] = alike(features, shard, temperature)
+        if terms - OF_THE_TOWER:
             vectors, decoded = decode(model, features, shard, compute)
             found |= {**contrast(vectors, shard, temperature), **decoded}
         return found

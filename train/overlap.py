@@ -1,8 +1,9 @@
-"""A dense lesson for small models from scratch: which tokens of a candidate its query holds, too.
+"""Dense lessons for small models from scratch: which tokens of a candidate its query asks for.
 
 One label for a whole candidate teaches it only slowly to look a word up in the query. Here every
 token of a candidate's text is asked, through the same label head: yes where a token of the query
-spells the same, case and spaces aside. `loss.overlap` is its weight; published sizes need none.
+spells the same, case and spaces aside (`loss.overlap`). The tokens of a picture are asked which
+picture of a list is the right one (`loss.pictures`). Published sizes need neither.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from unirank_jax.tokenizer import Tokenizer
 
 Array = jax.Array
 OVERLAP = "overlap"
+PICTURES = "pictures"
 HELD_WEIGHT = 3.0  # a token that the query holds counts as so many others: they are fewer
 _LETTERS = re.compile(r"\w")
 
@@ -87,6 +89,16 @@ class Overlap:
         right = jnp.where((logits > 0) == held, weight, 0.0)
         count = weight.sum()
         return (jnp.where(asked, surprise * weight, 0.0).sum(), count), (right.sum(), count)
+
+
+def picture_rows(logits: Array, batch: Batch) -> tuple[Array, Array]:
+    """Mean logit (S, B) of the visual tokens of each row, and which rows have some.
+
+    logits: (S, B, T) float32, z_yes - z_no at each token of the rows.
+    """
+    visual = batch.rows.image_index >= 0
+    count = visual.sum(-1)
+    return jnp.where(visual, logits, 0.0).sum(-1) / jnp.maximum(count, 1), count > 0
 
 
 def spellings(tokenizer: Tokenizer) -> np.ndarray:

@@ -42,7 +42,7 @@ from unirank_jax.prompt import Prompt
 from unirank_jax.tokenizer import Tokenizer
 from unirank_jax.weights import load_params
 
-TERMS = ("words", "named", "contrast", "caption", "match", "document")
+TERMS = ("words", "named", "alike", "contrast", "caption", "match", "document")
 METRIC = "first_any"  # keeps the best checkpoint, when the contrast is on
 EXPECTED = (CheckpointError, NonFiniteError, ValueError)
 COMPUTE = Compute(unroll=True)  # a small model: four layers written out

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from train import adversary, losses
 from train.data import Encoder, Micro, evaluation_batches, plan_settings
 from train.judging import cut, judged
-from train.overlap import OVERLAP, Overlap
+from train.overlap import OVERLAP, PICTURES, Overlap, picture_rows
 from train.plan import Chosen, EvaluationPlan, PlanSettings
 from train.settings import TrainConfig
 from train.sizes import Index, cached_index
@@ -55,14 +55,17 @@ class RankingObjective:
         model = self.layout.model(adversary.network(params))
         extra: dict[str, Any] = {}
         dense: dict[str, losses.Pair] = {}
-        if self.overlap is None:
+        if self.overlap is None and PICTURES not in self.config.loss:
             hidden = states(model, micro.batch, self.compute)  # (S, B, D)
         else:
             every = states(model, micro.batch, self.compute, "all")  # (S, B, T, D)
             logits = label_logits(model, every, self.label_ids)
-            dense[OVERLAP], extra["overlap_right"] = self.overlap.terms(logits, micro.batch)
             last = jnp.maximum(micro.batch.rows.lengths - 1, 0)[..., None, None]
             hidden = jnp.take_along_axis(every, last, axis=2)[:, :, 0]
+            if self.overlap is not None:
+                dense[OVERLAP], extra["overlap_right"] = self.overlap.terms(logits, micro.batch)
+            if PICTURES in self.config.loss:
+                dense[PICTURES], extra["first_picture"] = self._pictures(logits, micro)
         scores = losses.Scores(label_logits(model, hidden, self.label_ids))
         if "vocab_ce" in self.config.loss:
             log_shares = jax.nn.log_softmax(vocabulary_logits(model, hidden))
@@ -85,6 +88,9 @@ class RankingObjective:
             counts[ADVERSARY] = lists.mask.sum().astype(jnp.float32)
         if self.overlap is not None:
             counts[OVERLAP] = self.overlap.count(micro.batch)
+        if PICTURES in self.config.loss:
+            nowhere = jnp.zeros(micro.batch.rows.tokens.shape, jnp.float32)
+            counts[PICTURES] = self._pictures(nowhere, micro)[0][1]
         return counts
 
     def scores(self, params: Params, micro: Micro) -> jax.Array:
@@ -92,6 +98,21 @@ class RankingObjective:
         model = self.layout.model(adversary.network(params))
         rows = score(model, micro.batch, self.label_ids, self.compute)
         return self._arrange(losses.Scores(rows), micro).logits
+
+    def _pictures(self, logits: jax.Array, micro: Micro) -> tuple[losses.Pair, losses.Pair]:
+        """Listwise cross-entropy and Hit@1 among the candidates that show a picture, by what the
+        tokens of their pictures say: logits (S, B, T)."""
+        mean, shown = picture_rows(logits, micro.batch)
+        lists = self._arrange(losses.Scores(mean, shown.astype(jnp.float32)), micro)
+        assert lists.yes is not None
+        mask = lists.mask & (lists.yes > 0)
+        lists = lists._replace(
+            mask=mask,
+            relevant=lists.relevant & mask,
+            target=jnp.where(mask, lists.target, 0.0),
+            yes=None,
+        )
+        return losses.softmax(lists, 0.0), losses.diagnostics(lists)["hit@1"]
 
     def _arrange(self, scores: losses.Scores, micro: Micro) -> losses.Lists:
         preferences = None if micro.signals is None else micro.signals.preferences

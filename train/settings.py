@@ -20,6 +20,7 @@ LOSSES = (
     "centre",
     "adversary",
     "overlap",
+    "pictures",
 )
 Method = Literal["adamw", "muon"]
 
