@@ -57,5 +57,20 @@ def alike() -> PretrainConfig:
     )
 
 
+def contrast() -> PretrainConfig:
+    """A third leg: names, cards and drawings of one object come together in the decoder."""
+    base = alike()
+    return replace(
+        base,
+        name="small_contrast",
+        init="runs/small-alike",
+        pairs=replace(base.pairs, image_query_share=0.35),
+        loss={"contrast": 1.0, "named": 0.3, "alike": 0.3},
+        freeze=(r"text\.embed\..*",),
+        schedule=ScheduleSettings(steps=2000, warmup_steps=40, final_fraction=0.05),
+        evaluate_every=500,
+    )
+
+
 def get_config(argument: str | None) -> PretrainConfig:
-    return choose(argument, {"small": small, "alike": alike}, "small")
+    return choose(argument, {"small": small, "alike": alike, "contrast": contrast}, "small")

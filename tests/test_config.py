@@ -69,6 +69,21 @@ def test_values_are_read_by_the_type_of_their_field() -> None:
     assert override(OUTER, ["limit=4"]).limit == 4
 
 
+def test_lists_are_read_as_people_write_them() -> None:
+    """Brackets of a regular expression are its own; quotes of JSON are not."""
+    base = OUTER
+    for text, names in (
+        ("a,b", ("a", "b")),
+        ('["a", "b"]', ("a", "b")),
+        ("('a','b')", ("a", "b")),
+        (r"vision\.(x|y)", (r"vision\.(x|y)",)),
+        (r"(x)\..*|(y)", (r"(x)\..*|(y)",)),
+        ("[ab].*", ("[ab].*",)),
+        ("[]", ()),
+    ):
+        assert override(base, [f"names={text}"]).names == names, text
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -23,6 +23,7 @@ from train.contrast import (
     alike,
     contrast,
     decode,
+    embed,
     losses,
     named,
 )
@@ -191,7 +192,9 @@ def test_match_and_document_equal_the_whole_prompt_read_at_once(sampler: PairSam
     shard = jax.tree.map(lambda x: jnp.asarray(x[0]), PretrainBatch(**arrays))
     model = Model(small(), nnx.Rngs(3))
     features = encode_images(model, shard.images, Compute())
-    _, found = decode(model, features, shard, Compute())
+    vectors, found = decode(model, features, shard, Compute())
+    for alone, beside in zip(embed(model, features, shard, Compute()), vectors, strict=True):
+        np.testing.assert_allclose(alone, beside, atol=1e-5)
     signed, nats, predicted = [], 0.0, 0
     for at in range(8):
         static = int(shard.static_index[at])

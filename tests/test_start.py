@@ -76,6 +76,7 @@ def test_the_command_writes_a_base(tmp_path: Path, capsys: pytest.CaptureFixture
     assert json.loads((out / "config.json").read_text())["text_config"]["vocab_size"] == 2048
     assert start.main([*command, str(base)]) == 1
     assert "exists; remove it" in capsys.readouterr().err
+    assert "its decoder is random" in (out / "README.md").read_text(), "nothing is trained yet"
 
 
 def test_bad_vectors_name_their_line(tmp_path: Path) -> None:

@@ -286,11 +286,11 @@ def _parse(text: str, kind: Any) -> Any:
                 return None
             return _parse(text, next(a for a in arguments if a is not type(None)))
         if origin is tuple:
-            parts = [p for p in text.strip("()[]").split(",") if p.strip()]
+            parts = _items(text)
             kinds = arguments[:1] * len(parts) if arguments[-1] is ... else arguments
             if len(kinds) != len(parts):
                 raise ConfigError(f"needs {len(kinds)} values separated by commas, not {text!r}")
-            return tuple(_parse(p.strip(), k) for p, k in zip(parts, kinds, strict=True))
+            return tuple(_parse(p, k) for p, k in zip(parts, kinds, strict=True))
         if kind is bool:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
         if kind in (int, float, str):
@@ -300,6 +300,24 @@ def _parse(text: str, kind: Any) -> Any:
             raise
         raise ConfigError(f"{text!r} is not a {kind.__name__}") from None
     raise ConfigError(f"a value of type {kind} cannot be set from the command line")
+
+
+def _items(text: str) -> list[str]:
+    """What stands between the commas of `a,b`, `(a, b)` or `["a", "b"]`."""
+    if text[:1] in ("(", "[") and _closes(text) == len(text) - 1:
+        text = text[1:-1]
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    return [p[1:-1] if len(p) > 1 and p[0] == p[-1] and p[0] in "\"'" else p for p in parts]
+
+
+def _closes(text: str) -> int:
+    """Where the bracket that a text begins with is closed; -1 = nowhere."""
+    depth = 0
+    for place, letter in enumerate(text):
+        depth += (letter in "([") - (letter in ")]")
+        if depth == 0:
+            return place
+    return -1
 
 
 def _build(kind: Any, values: Any, where: str, problems: list[str]) -> Any:

@@ -137,6 +137,33 @@ def _mean_picture(features: Features, image_index: Array) -> Array:
     return total * jax.lax.rsqrt(jnp.square(total).sum(-1, keepdims=True) + 1e-12)
 
 
+def embed(
+    model: Model, features: Features | None, shard: PretrainBatch, compute: Compute
+) -> Embedded:
+    """Embeddings of one shard alone: what `decode` does without predicting anything."""
+    static = [Prefix(prefix_cache(model, shard.static, None, compute), shard.static_index)]
+    room = shard.pair.tokens.shape[-1] - shard.echoed.shape[-1]  # the candidate's are not read
+    query = Rows(
+        shard.pair.tokens[:, :room],
+        shard.pair.positions[..., :room],
+        shard.pair.image_index[:, :room],
+        shard.query_length,
+    )
+    return Embedded(
+        embeddings(
+            prefix_cache(model, query, features, compute, static),
+            _first(query, shard.query_length),
+        ),
+        embeddings(
+            prefix_cache(model, shard.caption, features, compute),
+            _first(shard.caption, shard.image_length),
+        ),
+        embeddings(
+            prefix_cache(model, shard.text, None, compute), _first(shard.text, shard.text_length)
+        ),
+    )
+
+
 def decode(
     model: Model, features: Features | None, shard: PretrainBatch, compute: Compute
 ) -> tuple[Embedded, dict[str, Pair]]:
@@ -230,8 +257,8 @@ def losses(
 ) -> dict[str, Pair]:
     """The terms of a whole batch as (sum, count), with the shares first_* and match_right.
 
-    With the terms of `OF_THE_TOWER` alone the decoder does not run, otherwise all its terms are
-    there.
+    With the terms of `OF_THE_TOWER` alone the decoder does not run, and with the contrast beside
+    them it predicts nothing; otherwise all its terms are there.
     """
 
     def one(shard: PretrainBatch) -> dict[str, Pair]:
@@ -245,9 +272,12 @@ def losses(
             found["named"], found["first_word"] = named(*some)
         if "alike" in terms:
             found["alike"], found["first_alike"] = alike(features, shard, temperature)
-        if terms - OF_THE_TOWER:
-            vectors, decoded = decode(model, features, shard, compute)
-            found |= {**contrast(vectors, shard, temperature), **decoded}
+        decoded = terms - OF_THE_TOWER
+        if decoded == {"contrast"}:
+            found |= contrast(embed(model, features, shard, compute), shard, temperature)
+        elif decoded:
+            vectors, predicted = decode(model, features, shard, compute)
+            found |= {**contrast(vectors, shard, temperature), **predicted}
         return found
 
     return jax.tree.map(jnp.sum, over_shards(one, batch))

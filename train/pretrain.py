@@ -44,6 +44,10 @@ from unirank_jax.weights import load_params
 
 TERMS = ("words", "named", "alike", "contrast", "caption", "match", "document")
 METRIC = "first_any"  # keeps the best checkpoint, when the contrast is on
+SUMMARY = (
+    "A tiny vision-language network, pretrained from scratch to see and to tell what belongs "
+    "together; `train.sft` makes a reranker of it."
+)
 EXPECTED = (CheckpointError, NonFiniteError, ValueError)
 COMPUTE = Compute(unroll=True)  # a small model: four layers written out
 
@@ -201,9 +205,14 @@ def begin(config: PretrainConfig, model: ModelConfig, abstract: State, fresh: St
 
 
 def export(
-    config: PretrainConfig, model: Model, prompt: Prompt, dataset: Dataset, out: Path
+    config: PretrainConfig,
+    model: Model,
+    prompt: Prompt,
+    dataset: Dataset,
+    out: Path,
+    summary: str = SUMMARY,
 ) -> None:
-    """Write the base as a Hugging Face folder in bfloat16."""
+    """Write the base as a Hugging Face folder in bfloat16; `summary` opens its card."""
     manifest = Manifest(
         prompt_id=config.prompt_id,
         instruction=prompt.instruction,
@@ -222,8 +231,7 @@ def export(
     card = Card(
         name=config.name,
         licence="apache-2.0",
-        summary="A tiny vision-language network, pretrained from scratch to see and to tell what "
-        "belongs together; `train.sft` makes a reranker of it.",
+        summary=summary,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model))),
         modalities=("text", "image"),
         training={

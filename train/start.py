@@ -47,6 +47,10 @@ COMMON = 50_000  # words that the mean and the common directions are taken from
 COMMON_DIRECTIONS = 2  # that are removed (Mu and Viswanath, ICLR 2018)
 LEAST_LETTERS = 3  # shorter pieces are rarely the word they spell
 SCALE = 0.02  # root mean square of a row of the table
+SUMMARY = (
+    "A small vision-language network to train from: its token table holds word vectors, "
+    "its decoder is random. `train.sft` and `train.pretrain` start from it."
+)
 _WORD = re.compile(r"[a-z]{2,}")
 
 _EXAMPLES = """example:
@@ -112,7 +116,7 @@ def write(
                 params[key] = jnp.zeros_like(params[key])
     print(f"{known} of {len(table)} tokens have the vector of a word")
     model = Layout.of(Model.abstract(config)).model(params)
-    pretrain.export(settings, model, prompt, dataset, out)
+    pretrain.export(settings, model, prompt, dataset, out, SUMMARY)
 
 
 def read_vectors(file: Path) -> tuple[list[str], np.ndarray]:
