@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from train import losses, settings
-from train.overlap import OVERLAP
+from train.overlap import OVERLAP, PICTURES
 from train.ranking import ADVERSARY
 from unirank_jax.batch import Targets
 
@@ -120,7 +120,7 @@ def test_terms_match_the_formulas(name: str, kind: str, smoothing: float) -> Non
 
 
 def test_every_configurable_loss_exists() -> None:
-    assert {*losses.TERMS, ADVERSARY, OVERLAP} == set(settings.LOSSES)
+    assert {*losses.TERMS, ADVERSARY, OVERLAP, PICTURES} == set(settings.LOSSES)
 
 
 @pytest.mark.parametrize("name", losses.TERMS)
