@@ -22,8 +22,13 @@ last made:
     python -m train.sft --config configs/both.py:cloze        # texts of the domains
     python -m train.export --workdir runs/sft-both-cloze --step last --out runs/cloze-exported
     python -m train.pretrain --config configs/both_pretrain.py:contrast --workdir runs/contrast
-    python -m train.retrieve ...                 # as in configs/sci.py, of both domains
-    python -m train.sft --config configs/both.py:small        # the lists
+    python -m train.retrieve --data data/sci --dual-encoder unirank_jax/assets/base \\
+        --limit 12000 --texts 25 --images 25 --out runs/retrieve-sci
+    python -m train.retrieve --data data/design --dual-encoder results/m2/design-base \\
+        --limit 12000 --texts 25 --images 25 --out runs/retrieve-design
+    python -m train.sft --config configs/both.py:small --set data.lists=SCI,DESIGN,,
+
+The last command, which has not been run, takes the two files that `train.retrieve` printed.
 
 `data/sci` and `data/design` are what `python -m unirank_jax.datasets.build` writes; `--set
 data.source=A,B,C,D` gives other folders, in this order. The same command again resumes.
@@ -100,7 +105,7 @@ def small() -> TrainConfig:
         model=replace(base.model, init="results/m2/small-base", unroll=True),
         data=replace(
             base.data,
-            lists="runs/retrieve-sci.jsonl.gz,runs/retrieve-design.jsonl.gz,,",
+            lists="SCI,DESIGN,,",  # what train.retrieve printed
             own_candidates=True,
             max_query_tokens=128,
             max_tokens=352,
