@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import astuple, replace
 
 import numpy as np
@@ -68,6 +69,10 @@ def test_few_long_rows_and_many_short_ones_share_a_narrow_bucket() -> None:
     middle = Bucket(1, 64, 40, **block_tokens([50] * 40), images=0, patches=0, cells=2000)
     assert not fits(middle, room), "its row 16 is too long"
     assert roomy(union([both, middle])).third == 64, "no row 32 of 2,048 cells has over 62"
+
+
+def multiply_adds_of_cells(bucket: Bucket) -> float:
+    return COMPILE_PRICE * bucket.cells / 100_000
 
 
 def random_need(rng: np.random.Generator) -> Bucket:
@@ -137,6 +142,20 @@ def test_padding_is_computed_where_there_is_next_to_none() -> None:
     assert ragged.padded_where_full == ragged
     narrow = replace(full, rows=8, tokens=100, second=60, third=60, fourth=60, cells=800)
     assert narrow.padded_where_full.cells == 800, "blocks of unlike width are not padded to one"
+
+
+def test_one_with_the_history_of_another_chooses_as_that_one_does() -> None:
+    rng = np.random.default_rng(7)
+    buckets = Buckets("test", 5, multiply_adds_of_cells)
+    for _ in range(40):
+        buckets.choose(random_need(rng))
+    other = Buckets("test", 5, multiply_adds_of_cells)
+    other.recall(json.loads(json.dumps(buckets.history())))
+    assert other.history() == buckets.history()
+    needs = [random_need(rng) for _ in range(200)]
+    assert list(map(other.choose, needs)) == list(map(buckets.choose, needs))
+    fresh = Buckets("test", 5, multiply_adds_of_cells)
+    assert list(map(fresh.choose, needs)) != list(map(buckets.choose, needs))
 
 
 def test_large_images_have_no_spare_slots() -> None:

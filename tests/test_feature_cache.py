@@ -78,6 +78,16 @@ def test_a_kept_entry_does_not_hold_the_batch_it_came_from() -> None:
     assert cache.get(b"a").merged.base is None
 
 
+def test_what_is_forgotten_takes_no_bytes() -> None:
+    cache = FeatureCache(10**6)
+    add(cache, b"a", 4, seed=0)
+    cache.promise(features(4, 1), {b"b": (0, 4)})
+    cache.forget()
+    assert cache.tokens(b"a") == cache.tokens(b"b") == cache.statistics.bytes == 0
+    add(cache, b"a", 4, seed=0)
+    assert cache.tokens(b"a") == 4
+
+
 def test_tables_pad_with_zeros() -> None:
     one, two = features(3, 0), features(2, 1)
     found = table([one, two], one, 8)

@@ -26,19 +26,32 @@ class Stopped(Exception):
 
 
 class FakeReranker:
-    """Logits that depend on the content alone; `patience` calls before it is killed."""
+    """Logits that depend on the content, and in their last digits on all calls before, as those of
+    a real one do; `patience` calls before it is killed."""
 
     def __init__(self, patience: int = 99):
         self.patience = patience
+        self.engine = self
+        self.calls = 0
+
+    def history(self):
+        return [self.calls]
+
+    def recall(self, history):
+        (self.calls,) = history
 
     def logits_many(self, queries, candidate_lists, *, instruction, on_error):
         if self.patience == 0:
             raise Stopped
         self.patience -= 1
+        self.calls += 1
         return [
-            np.array([hash_number(str(q), str(c)) % 1000 / 100 - 5 for c in some], np.float32)
+            np.array([self.logit(q, c) for c in some], np.float32)
             for q, some in zip(queries, candidate_lists, strict=True)
         ]
+
+    def logit(self, query, candidate):
+        return hash_number(str(query), str(candidate)) % 1000 / 100 - 5 + self.calls / 10_000
 
     def calibrate(self, logits):
         return 1 / (1 + np.exp(-logits))

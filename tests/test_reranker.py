@@ -5,6 +5,7 @@ A random model of the tiny shape whose label rows are scaled, so that logits spr
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,22 @@ def test_cached_pictures_give_the_same_logits(folder: Path, candidates: list[Any
     ):
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4 * expected.std())
     assert model.engine.features.statistics.misses == seen + 2
+
+
+def test_an_engine_with_the_history_of_another_gives_the_same_bits(
+    folder: Path, candidates: list[Any]
+) -> None:
+    model, after, fresh = (load(folder) for _ in range(3))
+    model.logits(QUERY, candidates)
+    model.logits(picture(72, 96, 50), candidates)
+    history = model.engine.history()
+    model.engine.recall(history)
+    after.engine.recall(json.loads(json.dumps(history)))
+    expected = model.logits(QUERY, candidates[3:9])
+    assert after.logits(QUERY, candidates[3:9]).tobytes() == expected.tobytes()
+    assert after.engine.history() == model.engine.history()
+    fresh.logits(QUERY, candidates[3:9])
+    assert fresh.engine.buckets != model.engine.buckets
 
 
 def test_the_same_size_with_other_pixels_is_another_picture(model: Reranker) -> None:

@@ -31,7 +31,7 @@ from unirank_jax.hub import WeightsError, fingerprint, resolve
 from unirank_jax.loading import load as load_reranker
 from unirank_jax.metrics import UNJUDGED
 
-FORMAT = 2  # of the shards; 2: unjudged items of the query's own object have grade -1
+FORMAT = 3  # of the shards; 3: each begins with the history of the one before
 ABOUT, VECTORS, LISTS = "mining.json", "vectors.npy", "mined.jsonl.gz"
 EXPECTED = (ConfigError, DatasetError, WeightsError, ValueError)
 

@@ -37,6 +37,10 @@ def write_scores(
 ) -> None:
     """Write the shards that are missing, one record per query.
 
+    The last digits of a logit depend on the sizes of the batch it was computed in, and these on all
+    batches before. So a shard begins with what is known after the shard before it, written beside
+    that one: whoever writes it, it has the same bytes.
+
     texts, images: candidates of each form that are retrieved. vectors: a file that keeps the
     embeddings of the pool.
     """
@@ -44,16 +48,22 @@ def write_scores(
     assessor = Assessor(dataset, split, items)
     pool = _vectors(vectors, lambda: unit_vectors("items", embedder.items, items))
     stage = FirstStage(items, pool, texts=texts, images=images)
+    history = reranker.engine.history()
     with tqdm(total=sum(map(len, shards.values())), desc="scoring", unit="query") as bar:
         for path, part in shards.items():
-            if not path.exists():
+            after = path.with_name(path.name.replace("scores", "history").removesuffix("l.gz"))
+            if not (path.exists() and after.exists()):
+                reranker.engine.recall(history)
                 queries = [example.query for example in part]
                 asked = unit_vectors("queries", embedder.queries, queries)
                 pools = [
                     _pool(example, stage, found.places.tolist(), found.raw)
                     for example, found in zip(part, stage.search(queries, asked), strict=True)
                 ]
-                write_lines(path, map(json_line, _records(part, pools, assessor, reranker)))
+                records = list(_records(part, pools, assessor, reranker))
+                write_lines(after, [json.dumps(reranker.engine.history())])
+                write_lines(path, map(json_line, records))
+            history = json.loads(after.read_text("utf-8"))
             bar.update(len(part))
 
 

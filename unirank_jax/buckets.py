@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, replace
+from typing import Any
 
 from unirank_jax.batch import Bucket
 
@@ -72,6 +73,23 @@ class Buckets:
         self.chosen.append(wanted)
         return wanted
 
+    def history(self) -> dict[str, Any]:
+        """What the next choices depend on, as JSON holds it."""
+        return {
+            "chosen": list(map(astuple, self.chosen)),
+            "seen": self._seen and astuple(self._seen),
+            "uses": [[astuple(bucket), uses.history()] for bucket, uses in self._uses.items()],
+        }
+
+    def recall(self, history: Mapping[str, Any]) -> None:
+        """Choose from here on as the one whose history this is."""
+        self.chosen = [Bucket(*sizes) for sizes in history["chosen"]]
+        self._seen = history["seen"] and Bucket(*history["seen"])
+        self._uses = {}
+        for sizes, kept in history["uses"]:
+            uses = self._uses[Bucket(*sizes)] = Uses(self.cost(Bucket(*sizes)), self.cost)
+            uses.recall(kept)
+
 
 class Uses:
     """What ran in a program, and what its padding has cost."""
@@ -101,6 +119,16 @@ class Uses:
             found = max(found, (count * (self.paid - self.cost(held)), held), key=lambda x: x[0])
         saved, better = found
         return better if saved >= price and fits(wanted, better) else None
+
+    def history(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        counts = [[astuple(bucket), count] for bucket, count in self.counts.items()]
+        return {"counts": counts, "wasted": self.wasted, "looked": self.looked}
+
+    def recall(self, history: Mapping[str, Any]) -> None:
+        """Go on counting from there."""
+        self.counts = {Bucket(*sizes): count for sizes, count in history["counts"]}
+        self.wasted, self.looked = history["wasted"], history["looked"]
 
 
 def fits(need: Bucket, bucket: Bucket) -> bool:

@@ -107,6 +107,22 @@ class Engine:
         """The sizes of all compiled programs."""
         return [bucket for buckets in self._buckets.values() for bucket in buckets.chosen]
 
+    def history(self) -> list[Any]:
+        """What the choice of programs depends on, as JSON holds it."""
+        return [buckets.history() for buckets in self._buckets.values()]
+
+    def recall(self, history: Sequence[Any]) -> None:
+        """Run from here on in the programs that an engine with this history would choose.
+
+        Static prompts and visual features in memory are dropped: they were computed in programs
+        of another history, and their last digits depend on that.
+        """
+        for buckets, kept in zip(self._buckets.values(), history, strict=True):
+            buckets.recall(kept)
+        self._statics.clear()
+        self.features.forget()
+        self._resident = resident(self.features.budget_bytes, self._like, self.compute.mesh)
+
     def logits(self, works: Iterable[Sequence[Work]], count: int) -> np.ndarray:
         """z_yes - z_no of every row at its place: (count,) float32, NaN where no work is.
 

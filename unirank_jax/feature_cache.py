@@ -105,6 +105,12 @@ class FeatureCache:
             self.statistics.bytes -= _size(dropped)
             self.statistics.evictions += 1
 
+    def forget(self) -> None:
+        """Drop what is in memory; what a folder holds stays."""
+        self._found.clear()
+        self._promised.clear()
+        self.statistics.bytes = 0
+
     def _keep(self, promise: Promise) -> None:
         merged, deepstack = (np.asarray(array) for array in promise.features)
         for digest, (first, count) in promise.places.items():
