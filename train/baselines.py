@@ -19,6 +19,7 @@ from unirank_jax.content import Part, TextPart
 from unirank_jax.datasets.dataset import Dataset
 from unirank_jax.datasets.records import Example, Item, Query
 
+TEXT_BASELINES = ("random", "BM25", "TF-IDF")
 Scores = list[NDArray[np.float32]]
 Scorer = Callable[[Sequence[Example]], Scores]
 Record = TypeVar("Record")
@@ -150,4 +151,5 @@ def unit_vectors(name: str, embed: Embed[Record], records: Sequence[Record]) -> 
 def text_baselines(dataset: Dataset, split: str, examples: Sequence[Example]) -> dict[str, Scorer]:
     """The baselines that need no model, in the order in which tables show them."""
     pool = text_pool(dataset, split, examples)
-    return {"random": random_order, "BM25": BM25(pool), "TF-IDF": TfIdf(pool)}
+    scorers = (random_order, BM25(pool), TfIdf(pool))
+    return dict(zip(TEXT_BASELINES, scorers, strict=True))

@@ -26,7 +26,7 @@ from unirank_jax.model import (
     prefix_cache,
     vocabulary_logits,
 )
-from unirank_jax.text import Prefix
+from unirank_jax.text import Cache, Prefix
 from unirank_jax.vision import Features
 
 Pair = tuple[jax.Array, jax.Array]
@@ -149,18 +149,21 @@ def embed(
         shard.pair.image_index[:, :room],
         shard.query_length,
     )
+    asked = prefix_cache(model, query, features, compute, static)
+    return _embedded(
+        asked, query, prefix_cache(model, shard.caption, features, compute), model, shard, compute
+    )
+
+
+def _embedded(
+    asked: Cache, query: Rows, caption: Cache, model: Model, shard: PretrainBatch, compute: Compute
+) -> Embedded:
+    """asked, caption: what the decoder keeps of rows that begin with the query, and of captions."""
+    text = prefix_cache(model, shard.text, None, compute)
     return Embedded(
-        embeddings(
-            prefix_cache(model, query, features, compute, static),
-            _first(query, shard.query_length),
-        ),
-        embeddings(
-            prefix_cache(model, shard.caption, features, compute),
-            _first(shard.caption, shard.image_length),
-        ),
-        embeddings(
-            prefix_cache(model, shard.text, None, compute), _first(shard.text, shard.text_length)
-        ),
+        embeddings(asked, _first(query, shard.query_length)),
+        embeddings(caption, _first(shard.caption, shard.image_length)),
+        embeddings(text, _first(shard.text, shard.text_length)),
     )
 
 
@@ -172,13 +175,8 @@ def decode(
     static = [Prefix(prefix_cache(model, shard.static, None, compute), shard.static_index)]
     both, pair = model.text(shard.pair, features, compute, static, collect=True)
     hidden, caption = model.text(shard.caption, features, compute, collect=True)
-    text = prefix_cache(model, shard.text, None, compute)
     assert pair is not None and caption is not None and both is not None and hidden is not None
-    vectors = Embedded(
-        embeddings(pair, _first(shard.pair, shard.query_length)),
-        embeddings(caption, _first(shard.caption, shard.image_length)),
-        embeddings(text, _first(shard.text, shard.text_length)),
-    )
+    vectors = _embedded(pair, shard.pair, caption, model, shard, compute)
     last = jnp.take_along_axis(both, (shard.pair.lengths - 1)[:, None, None], axis=1)[:, 0]
     yes, no = model.head_table[shard.label_ids]
     logit = (model.text.norm(last) @ (yes - no)).astype(jnp.float32)

@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from train.baselines import TEXT_BASELINES
+from train.evaluation import DUAL, FIRST
 from train.study_numbers import (
     LEVEL,
     STAGE1,
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from train.study import StudyConfig
 
 CONTROL, BESIDE = "continued", "recall@1"
-OUTSIDE = ("random", "BM25", "TF-IDF", "dual encoder", "first stage")  # and `StudyConfig.others`
+OUTSIDE = (*TEXT_BASELINES, DUAL, FIRST)  # and `StudyConfig.others`
 
 
 def write_table(

@@ -16,27 +16,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from unirank_jax.batch import Blocks, Bucket, Images, Rows
+from unirank_jax.batch import Bucket
 from unirank_jax.buckets import COMPILE_PRICE, Buckets, rung
 from unirank_jax.cost import multiply_adds
 from unirank_jax.feature_cache import FeatureCache, Promise, table
 from unirank_jax.layers import Compute
-from unirank_jax.model import (
-    Model,
-    candidate_states,
-    encode_images,
-    label_logits,
-    prefix_cache,
-)
+from unirank_jax.model import Model
+from unirank_jax.network import Network
 from unirank_jax.packing import Slots, compact_needs, pack_prefixes, pack_rows, visual_rows
 from unirank_jax.prompt import Encoded
 from unirank_jax.resident import resident
 from unirank_jax.shared import Kept, Shared, entries_of
 from unirank_jax.store import Stored
-from unirank_jax.text import Cache, Prefix
-from unirank_jax.vision import Features, joined
+from unirank_jax.vision import Features
 from unirank_jax.works import Work, groups
 
 # Programs by what they run (prefixes or rows; with a tower or without new images).
@@ -73,8 +66,7 @@ class Engine:
         features: FeatureCache,
         document_first: bool = False,
     ) -> None:
-        self.config, self.label_ids = model.config, label_ids
-        self.compute, self.token_budget = compute, token_budget
+        self.config, self.compute, self.token_budget = model.config, compute, token_budget
         self.features = features
         text, count = self.config.text, len(self.config.vision.deepstack_layers)
         dtype = jnp.dtype(compute.dtype)
@@ -82,10 +74,7 @@ class Engine:
             np.zeros((0, text.width), dtype), np.zeros((count, 0, text.width), dtype)
         )
         self._resident = resident(features.budget_bytes, self._like, compute.mesh)
-        self._graph, self._state = nnx.split(model)
-        self._prefix_program = jax.jit(self._trace_prefix)
-        self._score_program = jax.jit(self._trace_score)
-        self.programs = 0  # compiled so far
+        self._network = Network(model, label_ids, compute, each=document_first)
         price = COMPILE_PRICE if jax.default_backend() == "cpu" else ACCELERATOR_PRICE
         self._buckets = {
             (kind, tower): Buckets(kind, most, partial(multiply_adds, self.config), price)
@@ -100,7 +89,12 @@ class Engine:
     @property
     def model(self) -> Model:
         """The network with its parameters."""
-        return nnx.merge(self._graph, self._state)
+        return self._network.model
+
+    @property
+    def programs(self) -> int:
+        """How many were compiled so far."""
+        return self._network.programs
 
     @property
     def buckets(self) -> list[Bucket]:
@@ -149,47 +143,6 @@ class Engine:
                 fetch()
             self._last = None
         return result
-
-    # ------------------------------------------------------------ compiled functions
-
-    def _trace_prefix(
-        self,
-        state: Any,
-        outer: Cache | None,
-        rows: Rows,
-        take: Any,
-        images: Images,
-        given: Features,
-    ) -> tuple[Cache, Features | None]:
-        """Keys and values of prefixes; the Python body runs once per program."""
-        self.programs += 1
-        model = nnx.merge(self._graph, state)
-        computed = encode_images(model, images, self.compute)
-        before = [] if outer is None else [Prefix(outer, None)]
-        features = joined(computed, given)
-        return prefix_cache(model, rows, features, self.compute, before, take), computed
-
-    def _trace_score(
-        self,
-        state: Any,
-        outer: Cache,
-        prefixes: Cache,
-        prefix_of: Any,
-        rows: Rows,
-        take: Any,
-        blocks: Blocks,
-        images: Images,
-        given: Features,
-    ) -> tuple[jax.Array, Features | None]:
-        """Logits (B,) of rows after their static prompt and prefix, and new features."""
-        self.programs += 1
-        model = nnx.merge(self._graph, state)
-        computed = encode_images(model, images, self.compute)
-        features = joined(computed, given)
-        direct = self._each or prefixes.lengths.shape[0] == 1
-        before = [Prefix(outer, None), Prefix(prefixes, None if direct else prefix_of)]
-        states = candidate_states(model, rows, take, blocks, features, before, self.compute)
-        return label_logits(model, states, self.label_ids), computed
 
     # ------------------------------------------------------------ one batch
 
@@ -246,8 +199,7 @@ class Engine:
         packed, take = pack_rows(self.config, sequences, starts, bucket, slots)
         index = np.zeros(bucket.rows, np.int32)
         index[: len(prefix_of)] = prefix_of
-        logits, computed = self._score_program(
-            self._state,
+        logits, computed = self._network.logits(
             static.padded(1, bucket.outer),
             prefixes.padded(bucket.prefixes, bucket.prefix_tokens),
             index,
@@ -293,8 +245,7 @@ class Engine:
         start = 0 if outer is None else outer.starts[0]
         starts = [start] * len(sequences)
         rows, take, following = pack_prefixes(self.config, sequences, starts, bucket, slots)
-        cache, computed = self._prefix_program(
-            self._state,
+        cache, computed = self._network.prefixes(
             None if outer is None else outer.padded(1, bucket.outer),
             _shard(rows),
             take[0],
