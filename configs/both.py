@@ -118,6 +118,26 @@ def small() -> TrainConfig:
     )
 
 
+def taught() -> TrainConfig:
+    """The last leg: a teacher of text measures and dual encoders says how good each one is."""
+    base = small()
+    return replace(
+        base,
+        name="both_taught",
+        model=replace(base.model, init="runs/small-exported"),
+        data=replace(
+            base.data,
+            source="data/sci,data/design",
+            lists="SCI,DESIGN",
+            teacher="SCI,DESIGN",  # what train.teach wrote for these lists
+            kind_power=0.5,
+        ),
+        loss={"bce": 0.25, "softmax": 0.5, "teacher": 1.0, "overlap": 0.3},
+        schedule=replace(base.schedule, steps=1700),
+    )
+
+
 def get_config(argument: str | None = None) -> TrainConfig:
     """One of the configurations above by its name; `tiny` without one."""
-    return choose(argument, {"tiny": tiny, "words": words, "cloze": cloze, "small": small}, "tiny")
+    sizes = {"tiny": tiny, "words": words, "cloze": cloze, "small": small, "taught": taught}
+    return choose(argument, sizes, "tiny")

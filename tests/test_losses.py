@@ -21,6 +21,8 @@ LOGITS = [[1.5, -0.4, 0.2, 3.0], [0.3, -2.0, 0.9, 0.0]]
 GRADES = [[2.0, 1.0, 0.0, -1.0], [0.0, 1.0, 1.0, 0.0]]  # the last of list 0 is unjudged
 PREFERENCES = [(0, 0, 2, 3.0), (0, 1, 2, 1.0), (1, 2, 0, 0.5)]  # list, better, worse, weight
 
+TEACHER = [[0.5, 1.0, -0.5, 9.0], [0.0, 0.0, 0.0, 0.0]]  # says nothing of the second list
+
 
 def targets(grades: list[list[float]], padding: int = 0, rel_min: float = 1.0) -> Targets:
     """Lists in reverse row order, with `padding` masked slots per list and as many empty lists."""
@@ -53,9 +55,15 @@ def preferences(padding: int = 0) -> jax.Array:
     return jnp.asarray(found)
 
 
+def teacher(padding: int = 0) -> jax.Array:
+    found = np.zeros((1, 2 + padding, 4 + padding), np.float32)
+    found[0, :2, :4] = TEACHER
+    return jnp.asarray(found)
+
+
 def value(name: str, kind: str = "binary", smoothing: float = 0.0, padding: int = 0) -> float:
     rows, wanted = scores(LOGITS, 3 * padding), targets(GRADES, padding)
-    lists = losses.arrange(rows, wanted, kind, 2.0, preferences(padding))
+    lists = losses.arrange(rows, wanted, kind, 2.0, preferences(padding), teacher(padding))
     total, count = losses.TERMS[name](lists, smoothing)
     return float(total) / float(count)
 
@@ -102,6 +110,10 @@ def by_hand(name: str, kind: str, smoothing: float) -> float:
             softplus(-(a - b)) for items in lists for a, _, g in items for b, _, h in items if g > h
         ]
         return sum(pairs) / len(pairs)
+    if name == "teacher":
+        taught, said = ([math.exp(s) for s in row[0][:3]] for row in (TEACHER, LOGITS))
+        shares = [(t / sum(taught), s / sum(said)) for t, s in zip(taught, said, strict=True)]
+        return sum(t * math.log(t / s) for t, s in shares)
     total = 0.0
     for items in lists:
         mass = [1 / (1 + math.exp(-s)) if name == "rcr" else math.exp(s) for s, _, _ in items]
@@ -136,7 +148,7 @@ def test_gradient_matches_finite_differences(name: str) -> None:
         log_yes = -jnp.square(logits)  # any smooth function of the row
         given = losses.Scores(logits, log_yes, log_yes - logits)
         total, count = losses.TERMS[name](
-            losses.arrange(given, wanted, "graded", 2.0, preferences(2)), 0.02
+            losses.arrange(given, wanted, "graded", 2.0, preferences(2), teacher(2)), 0.02
         )
         return total / count
 
@@ -195,3 +207,14 @@ def test_preferences_are_asked_for(name: str) -> None:
     lists = losses.arrange(scores(LOGITS), targets(GRADES), "binary", 1.0)
     with pytest.raises(ValueError, match=r"set data.preferences to a file"):
         losses.TERMS[name](lists, 0.0)
+
+
+def test_a_teacher_is_asked_for_and_one_that_is_reached_costs_nothing() -> None:
+    wanted = targets(GRADES)
+    lists = losses.arrange(scores(LOGITS), wanted, "binary", 1.0)
+    with pytest.raises(ValueError, match=r"set data.teacher to what train.teach wrote"):
+        losses.TERMS["teacher"](lists, 0.0)
+    reached = [[t + 3.0 for t in TEACHER[0]], LOGITS[1]]
+    lists = losses.arrange(scores(reached), wanted, "binary", 1.0, None, teacher())
+    total, count = losses.TERMS["teacher"](lists, 0.0)
+    assert float(total) == pytest.approx(0.0, abs=1e-6) and float(count) == 1.0

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from tqdm import tqdm
 
 from train.baselines import DualEncoder
 from unirank_jax.batch import Batch, Bucket
@@ -71,7 +72,7 @@ class Embedder:
         """Similar lengths together; the prefix of a row is its static prompt, or empty."""
         order = sorted(range(len(rows)), key=lambda i: (bool(rows[i][1].images), rows[i][2], i))
         found: dict[int, np.ndarray] = {}
-        for start in range(0, len(order), ROWS):
+        for start in tqdm(range(0, len(order), ROWS), desc="embedding", unit="batch", delay=5):
             chosen = order[start : start + ROWS]
             prefixes = {rows[i][0].tokens.tobytes(): rows[i][0] for i in chosen}
             index = {key: at for at, key in enumerate(prefixes)}

@@ -39,6 +39,7 @@ class Lists(NamedTuple):
     yes: Array | None
     no: Array | None
     preferences: Array | None = None  # (..., C, C) float32: weight of "i is better than j"
+    teacher: Array | None = None  # (..., C) float32: logits of a teacher; all 0 where it says none
 
 
 def arrange(
@@ -47,6 +48,7 @@ def arrange(
     kind: Literal["binary", "graded"],
     max_grade: float,
     preferences: Array | None = None,
+    teacher: Array | None = None,
 ) -> Lists:
     """Gather the rows of each list. Binary targets: grade >= rel_min; graded: grade / max_grade."""
     mask = targets.mask & (targets.grade >= 0)
@@ -60,7 +62,7 @@ def arrange(
 
     yes, no = (None if rows is None else gather(rows) for rows in (scores.yes, scores.no))
     logits = jnp.where(mask, gather(scores.logits.astype(jnp.float32)), 0.0)
-    return Lists(logits, target, targets.grade, relevant, mask, yes, no, preferences)
+    return Lists(logits, target, targets.grade, relevant, mask, yes, no, preferences, teacher)
 
 
 def bce(lists: Lists, smoothing: float) -> Pair:
@@ -112,6 +114,16 @@ def centre(lists: Lists, smoothing: float) -> Pair:
     return _masked(total**2, there)
 
 
+def teacher(lists: Lists, smoothing: float) -> Pair:
+    """KL(softmax(t) || softmax(s)) in nats per list with a teacher's logits t (Hinton 2015)."""
+    if lists.teacher is None:
+        raise ValueError("this loss needs a teacher: set data.teacher to what train.teach wrote")
+    wanted = _log_share(lists.teacher, lists.mask)
+    surplus = jnp.where(lists.mask, wanted - _log_share(lists.logits, lists.mask), 0.0)
+    known = (lists.mask & (lists.teacher != 0)).any(axis=-1)
+    return _masked((jnp.exp(wanted) * surplus).sum(axis=-1), known)
+
+
 def _preferences(lists: Lists) -> Array:
     if lists.preferences is None:
         raise ValueError("this loss needs preferences: set data.preferences to a file of them")
@@ -126,6 +138,7 @@ TERMS: Mapping[str, Callable[[Lists, float], Pair]] = {
     "vocab_ce": vocab_ce,
     "preference": preference,
     "centre": centre,
+    "teacher": teacher,
 }
 
 
@@ -156,9 +169,14 @@ def _masked(values: Array, mask: Array) -> Pair:
 
 
 def _listwise(logits: Array, lists: Lists) -> Pair:
-    kept = jnp.where(lists.mask, logits, _OUT)
-    log_share = kept - jax.nn.logsumexp(kept, axis=-1, keepdims=True)
+    log_share = _log_share(logits, lists.mask)
     total = lists.target.sum(axis=-1)
     share = lists.target / jnp.maximum(total, 1e-12)[..., None]
     cross_entropy = -jnp.where(lists.mask, share * log_share, 0.0).sum(axis=-1)
     return _masked(cross_entropy, total > 0)
+
+
+def _log_share(logits: Array, mask: Array) -> Array:
+    """Log of the softmax over the judged candidates of each list."""
+    kept = jnp.where(mask, logits, _OUT)
+    return kept - jax.nn.logsumexp(kept, axis=-1, keepdims=True)

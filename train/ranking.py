@@ -115,10 +115,10 @@ class RankingObjective:
         return losses.softmax(lists, 0.0), losses.diagnostics(lists)["hit@1"]
 
     def _arrange(self, scores: losses.Scores, micro: Micro) -> losses.Lists:
-        preferences = None if micro.signals is None else micro.signals.preferences
-        return losses.arrange(
-            scores, micro.targets, self.config.target, self.config.max_grade, preferences
-        )
+        known = micro.signals
+        preferences, teacher = (None, None) if known is None else (known.preferences, known.reward)
+        kind, top = self.config.target, self.config.max_grade
+        return losses.arrange(scores, micro.targets, kind, top, preferences, teacher)
 
     def _terms(self, lists: losses.Lists) -> dict[str, losses.Pair]:
         names = tuple(name for name in self.config.loss if name in losses.TERMS)

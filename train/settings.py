@@ -21,6 +21,7 @@ LOSSES = (
     "adversary",
     "overlap",
     "pictures",
+    "teacher",
 )
 Method = Literal["adamw", "muon"]
 
@@ -61,6 +62,7 @@ class DataSettings:
     lists: str = ""  # files of lists (train.mine) instead of the sources' own, as many with
     # commas, in their order; "" = its own
     preferences: str = ""  # a file of preferences (train.mine) for the losses that need them
+    teacher: str = ""  # files of logits (train.teach) for the loss of that name, with commas
     own_candidates: bool = False  # with `lists`: add what the query's own list has besides
     bad_lists: int = 0  # training lists per process that may be left out as they cannot be read
     preference_noise: float = 0.0  # share of preferences turned round, to see what errors cost

@@ -251,6 +251,10 @@ def _check(config: TrainConfig) -> None:
             or not any(config.loss.get(name) for name in ("preference", "centre")),
             "loss.preference and loss.centre need data.preferences",
         ),
+        (
+            bool(config.data.teacher) or not config.loss.get("teacher"),
+            "loss.teacher needs data.teacher",
+        ),
         (0 <= config.data.preference_noise < 1, "data.preference_noise must lie in [0, 1)"),
         (
             bool(config.data.lists) or not config.data.own_candidates,

@@ -28,7 +28,7 @@ class Signals(NamedTuple):
 
     preferences: Any  # (S, G, C, C) float32: weight of "i is better than j" at [i, j]
     reference: Any  # (S, G, C) float32: logits of stage 1
-    reward: Any  # (S, G, C) float32: utility of a reward model
+    reward: Any  # (S, G, C) float32: utility of a reward model; in stage 1 logits of a teacher
     modality: Any  # (S, G, C) int32: place in MODALITIES
 
     def part(self, first: int, end: int) -> Signals:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,14 @@ from train.config import ConfigError
 from train.ranking import RankingObjective
 from train.report import Rule
 from train.settings import TrainConfig
-from train.signals import SignalTable, read_preferences, table, turned
+from train.signals import (
+    Scores,
+    SignalTable,
+    read_preferences,
+    read_scores,
+    table,
+    turned,
+)
 from train.sizes import Index
 from train.step import Params, Step, TrainState, learning_rate, make_step
 
@@ -69,9 +76,10 @@ class SupervisedStage:
         self, index: Index, workdir: Path, data: str, first_logits: Callable[[], np.ndarray]
     ) -> SignalTable | None:
         config = self.config
-        if not config.data.preferences and "adversary" not in config.loss:
+        if not (config.data.preferences or config.data.teacher or "adversary" in config.loss):
             return None
-        return table(index, preferences_of(config, index) if config.data.preferences else None)
+        preferences = preferences_of(config, index) if config.data.preferences else None
+        return table(index, preferences, reward=teacher_of(config, index))
 
     def step(
         self,
@@ -84,6 +92,26 @@ class SupervisedStage:
         config = self.config
         rate = learning_rate(config.optimizer, config.schedule)
         return make_step(objective, config.loss, optimizer, rate, places, frozen, mesh)
+
+
+def teacher_of(config: TrainConfig, index: Index) -> Scores:
+    """The teacher's logits of the configured files; without one, none.
+
+    Raises:
+        ConfigError: a file has none of the training lists.
+        FormatError: lines that cannot be used.
+    """
+    found: dict[str, Mapping[str, float]] = {}
+    asked = set(index.queries.tolist())
+    for path in filter(None, config.data.teacher.split(",")):
+        some = read_scores(Path(path), "logits")
+        if not some.keys() & asked:
+            raise ConfigError(
+                f"data.teacher: {path} says nothing of the training lists; write it for those of "
+                "data.lists with train.teach"
+            )
+        found |= some
+    return found
 
 
 def preferences_of(config: TrainConfig, index: Index) -> dict[str, Any]:
