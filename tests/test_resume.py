@@ -25,8 +25,9 @@ import tiny_run
 
 from train import report
 from train.checkpoint import Checkpoints, Meta
+from train.config import ConfigError, load
 from train.loop import Item, Outcome, Schedule, resume, run
-from train.report import NonFiniteError, Report, cut
+from train.report import NonFiniteError, Report, cut, describe_run
 
 # Kills its own process when the metrics of the given step arrive: work of that step is lost.
 KILLER = """
@@ -260,6 +261,23 @@ def test_a_finished_run_does_nothing_when_it_is_started_again(tmp_path: Path) ->
     outcome = toy_run(tmp_path)
     assert (outcome.step, outcome.finished) == (10, True)
     assert tiny_run.series(tmp_path) == before
+
+
+def test_a_run_may_be_made_longer_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(tiny_run.ROOT / "configs" / "sci.py")
+    describe_run(tmp_path, load(config, ["schedule.steps=12"]), resuming=False)
+    longer = load(config, ["schedule.steps=20", "checkpoint.keep=9"])
+    describe_run(tmp_path, longer, resuming=True)
+    assert capsys.readouterr().out == "schedule.steps: 12 -> 20 from here on\n"
+    assert json.loads((tmp_path / "config.json").read_text())["config"]["schedule"]["steps"] == 20
+    describe_run(tmp_path, longer, resuming=True)
+    assert capsys.readouterr().out == ""
+    with pytest.raises(ConfigError, match="optimizer.lr: ") as refused:
+        describe_run(tmp_path, load(config, ["schedule.steps=30", "optimizer.lr=1"]), resuming=True)
+    assert "schedule.steps: 20 -> 30" in str(refused.value)
+    assert json.loads((tmp_path / "config.json").read_text())["config"]["schedule"]["steps"] == 20
 
 
 def test_meta_is_stored_with_the_step(tmp_path: Path) -> None:

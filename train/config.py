@@ -24,6 +24,9 @@ from unirank_jax.datasets.dataset import MOUNT
 # Fields that change how a run goes, not what it computes: a resumed run may change them.
 OPERATIONAL = ("mesh", "checkpoint", "evaluation", "log", "data.workers", "data.prefetch")
 
+# A resumed run may change this, too, and says so: the learning rate follows a new curve.
+EXTENDED = "schedule.steps"
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message lists every problem."""
@@ -206,7 +209,8 @@ def parse(
   python -m train.{command} --config {default} --set optimizer.lr=1e-5 schedule.steps=200
   python -m train.{command} --config {default}:2b --workdir runs/first
 
-Running the same command again resumes the run, bit for bit on the same devices.""",
+Running the same command again resumes the run, bit for bit on the same devices; with a larger
+schedule.steps it goes on for longer.""",
     )
     parser.add_argument("--config", default=default, help="path.py[:size] (default: %(default)s)")
     parser.add_argument(

@@ -23,7 +23,7 @@ import numpy as np
 import tensorboardX
 import tqdm
 
-from train.config import ConfigError, completed, differences, digest, to_dict
+from train.config import EXTENDED, ConfigError, completed, differences, digest, to_dict
 
 GUARDED = ("loss", "grad_norm")  # a run stops when one of these is not finite
 BEGAN = time.perf_counter()  # about when the process did
@@ -211,7 +211,8 @@ def cut(path: Path, step: int) -> None:
 
 
 def describe_run(workdir: str | Path, config: Any, resuming: bool, **facts: Any) -> None:
-    """Write config.json and env.json, or, when resuming, check that the configuration is the same.
+    """Write config.json and env.json, or, when resuming, check that the configuration is the same
+    but for what a resumed run may change (train/config.py).
 
     Raises:
         ConfigError: the folder belongs to a run with another configuration; every field is named.
@@ -222,11 +223,14 @@ def describe_run(workdir: str | Path, config: Any, resuming: bool, **facts: Any)
     if resuming and stored.exists():
         old = json.loads(stored.read_text(encoding="utf-8"))["config"]
         changed = differences(completed(type(config), old), new)
-        if changed:
+        extended = [one for one in changed if one.startswith(f"{EXTENDED}:")]
+        if changed != extended:
             raise ConfigError(
                 f"--workdir: {folder} holds a run with another configuration; choose another "
                 "--workdir, or undo these changes:\n  " + "\n  ".join(changed)
             )
+        for one in extended:
+            print(f"{one} from here on")
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         body = {"hash": digest(config), "config": new}
