@@ -14,6 +14,7 @@ import pytest
 from configs.sci_study import full
 from train import study
 from train.config import load
+from train.pool_scores import read
 from train.study import Arm, StudyConfig
 from train.study_numbers import (
     FUSION,
@@ -26,6 +27,7 @@ from train.study_numbers import (
     fusion_share,
     hits_of,
 )
+from unirank_jax.datasets.formats.writing import write_lines
 
 CONFIG = replace(
     full(),
@@ -39,10 +41,14 @@ CONFIG = replace(
 )
 
 
-@pytest.mark.parametrize("name", ["sci", "design"])
+SETTINGS = [f"configs/settings_study.py:{name}" for name in ("noisy", "unlabelled", "top", "hard")]
+
+
+@pytest.mark.parametrize("name", ["configs/sci_study.py", "configs/design_study.py", *SETTINGS])
 def test_every_command_is_one_that_can_run(tmp_path: Path, name: str) -> None:
     """The settings of each configuration are known and of the right type."""
-    config = load(f"configs/{name}_study.py")
+    config = load(name)
+    study.check(replace(config, stage1="x"))
     tasks = study.preparation(replace(config, stage1="x"), tmp_path)
     for arm in config.arms:
         tasks += study.sweep(config, arm, tmp_path)
@@ -75,8 +81,8 @@ def fake(ran: list[str], fail: str = "") -> Any:
         if command == "train.retrieve":
             folder = Path(argv[argv.index("--out") + 1])
             folder.mkdir(parents=True)
-            (folder / "top100-test-0.jsonl.gz").touch()
-            (folder / "top100-test-0.first-stage.jsonl.gz").touch()
+            (folder / "top100-0.jsonl.gz").touch()
+            (folder / "top100-0.first-stage.jsonl.gz").touch()
         if command == "train.evaluate":
             name = argv[argv.index("--model") + 1].partition("=")[0]
             scores = {name: 1.0 if "aligned" in name else 0.0}
@@ -170,6 +176,43 @@ def test_the_fusion_is_tuned_on_the_validation_split(tmp_path: Path) -> None:
     write(tmp_path / "c", {"other": 0.5}, queries=39)
     with pytest.raises(StudyError, match="not the lists of the others"):
         collect(tmp_path)
+
+
+def test_only_some_lists_have_labels_and_another_study_mined_them(tmp_path: Path) -> None:
+    mined = tmp_path / "other" / "mine-train"
+    mined.mkdir(parents=True)
+    lists = [{"qid": str(n), "dids": ["a"], "grades": [1]} for n in range(50)]
+    write_lines(mined / "mined.jsonl.gz", (json.dumps(one) + "\n" for one in lists))
+    config = replace(CONFIG, mined=str(tmp_path / "other"), labelled=10, first_seed=7)
+    (reward,) = study.preparation(config, tmp_path)
+    study._write_labelled(config, tmp_path)
+    chosen = list(read(tmp_path / "labelled.jsonl.gz"))
+    assert chosen == lists[::5]
+    seen = f"data.lists={tmp_path / 'labelled.jsonl.gz'}"
+    everything = f"lists={mined / 'mined.jsonl.gz'}"
+    assert seen in reward.argv and f"scored_{everything}" in reward.argv
+    continued, aligned = (study.sweep(config, arm, tmp_path)[0].argv for arm in config.arms)
+    assert seen in continued and f"data.{everything}" in aligned
+    assert "seed=7" in continued and "seed=7" in aligned
+    with pytest.raises(study.ConfigError, match="mine_changes: the mining of another study"):
+        study.check(replace(config, mine_changes=("limit=3",)))
+
+
+def test_a_study_may_be_judged_on_the_validation_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(study.subprocess, "run", fake(ran))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "programs")
+    study.run(replace(CONFIG, judged_on="valid", first_seed=4), tmp_path)
+    scored = [one for one in ran if one.startswith(("train.evaluate", "train.retrieve"))]
+    assert scored and not [one for one in scored if "--split valid" not in one]
+    assert "of the valid split" in (tmp_path / "table.md").read_text()
+    assert {word for one in ran for word in one.split() if word.startswith("seed=")} == {
+        "seed=4",
+        "seed=5",
+        "seed=6",
+    }
 
 
 def test_what_cannot_be_studied_is_told() -> None:

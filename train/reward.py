@@ -52,6 +52,7 @@ class RewardConfig(TrainConfig):
     valid_lists: str  # mined lists and preferences of the validation split
     valid_preferences: str
     accept: bool  # go on with a model that the rule refuses
+    scored_lists: str = ""  # lists that the models score instead of those they were tuned on
 
 
 class RewardError(ValueError):
@@ -200,7 +201,8 @@ def _scored(folder: Path, config: RewardConfig, split: str, path: Path) -> Rewar
 
 def _records(config: RewardConfig, split: str, reranker: Reranker) -> Iterator[dict[str, Any]]:
     if split == "train":
-        dataset: Dataset = open_data(config.data, reranker.prompt.spec)
+        lists = config.scored_lists or config.data.lists
+        dataset: Dataset = open_data(replace(config.data, lists=lists), reranker.prompt.spec)
         split = config.data.train_split
     else:
         own = overlaid(open_source(config.data.source), split, config.valid_lists)

@@ -21,11 +21,14 @@ from pathlib import Path
 from typing import Literal
 
 from train.config import ConfigError, keep, load, parse, to_dict
+from train.pool_scores import read
 from train.study_numbers import REWARD, STAGE1, StudyError
 from train.study_table import write_table
+from unirank_jax.datasets.formats.writing import json_line, write_lines
 
 ABOUT = "study.json"
 BEST = "hit@1"  # chooses learning rates: macro over the kinds of the validation split
+LABELLED = "labelled.jsonl.gz"
 TOP100 = "top100"
 LISTS = ("lists20", TOP100)
 
@@ -61,6 +64,13 @@ class StudyConfig:
     test_lists: int  # at most so many of each sort; 0 = all
     resamples: int
     arms: dict[str, Arm]
+    judged_on: str = "test"  # the split that the table is about
+    first_seed: int = 0  # the sweep has it; the others follow
+    mined: str = ""  # folder of another study whose mining is used; "" = its own
+    mine_changes: tuple[str, ...] = ()  # --set of the mining
+    reward_changes: tuple[str, ...] = ()  # and of the reward models
+    labelled: int = 0  # so many of the mined lists, evenly spaced, are all that train.sft and the
+    # reward models see, as if nobody had judged the others; 0 = all
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,10 @@ def run(config: StudyConfig, workdir: Path) -> None:
     check(config)
     workdir.mkdir(parents=True, exist_ok=True)
     keep(workdir / ABOUT, to_dict(config), "a study of another configuration")
-    _all(preparation(config, workdir), workdir)
+    *mining, rewarding_task = preparation(config, workdir)
+    _all(mining, workdir)
+    _write_labelled(config, workdir)
+    _all([rewarding_task], workdir)
     # the fusion of stage 1 and the reward model is tuned on valid
     rewarding = {
         f"reward model {n}": str(workdir / "reward" / f"member-{n}") for n in range(config.members)
@@ -109,7 +122,7 @@ def run(config: StudyConfig, workdir: Path) -> None:
         print(f"{arm}: learning rate {rate:g} of {{{told}}} (valid {BEST} in percent)")
     tasks = []
     for arm, (rate, _) in chosen.items():
-        for seed in range(seeds_of(config, arm)):
+        for seed in range(config.first_seed, config.first_seed + seeds_of(config, arm)):
             tasks.append(training(config, arm, rate, seed, workdir))
             folder = run_folder(workdir, arm, rate, seed)
             tasks += tested(config, workdir, {f"{arm} {seed}": str(folder)})
@@ -130,6 +143,10 @@ def check(config: StudyConfig) -> None:
         (config.members > 0, "members must be at least 1"),
         (bool(config.arms), "arms: give at least one"),
         (
+            not (config.mined and config.mine_changes),
+            "mine_changes: the mining of another study is as it is; give one of the two",
+        ),
+        (
             not {name for name in config.arms if " " in name},
             "arms: no space in a name; a seed follows it",
         ),
@@ -145,26 +162,49 @@ def check(config: StudyConfig) -> None:
 def preparation(config: StudyConfig, workdir: Path) -> list[Task]:
     """Mining of both splits, and the reward model."""
     tasks: list[Task] = []
-    for split, limit in (("train", config.mined_lists), ("valid", config.valid_lists)):
+    splits = (("train", config.mined_lists), ("valid", config.valid_lists))
+    for split, limit in () if config.mined else splits:
         settings = [f"source={config.source}", f"model={config.stage1}", f"split={split}"]
         settings += [f"dual_encoder={config.dual_encoder}", f"limit={limit}"]
         settings += [f"texts={config.mined_per_form}", f"images={config.mined_per_form}"]
         folder = workdir / f"mine-{split}"
-        argv = ("train.mine", "--config", config.mine, "--workdir", str(folder), "--set")
-        tasks.append(Task(f"mine {split}", (*argv, *settings), folder / "summary.json"))
-    settings = [*_data(config, workdir), f"members={config.members}", "accept=true"]
-    settings += [f"valid_{name}={workdir / 'mine-valid' / file}" for name, file in _FILES.items()]
+        argv = ["train.mine", "--config", config.mine, "--workdir", str(folder), "--set"]
+        argv += [*settings, *config.mine_changes]
+        tasks.append(Task(f"mine {split}", tuple(argv), folder / "summary.json"))
+    settings = [*_data(config, workdir, labelled=True), f"members={config.members}", "accept=true"]
+    valid = _mining(config, workdir, "valid")
+    settings += [f"valid_{name}={valid / file}" for name, file in _FILES.items()]
+    settings += [f"scored_lists={_mining(config, workdir, 'train') / _FILES['lists']}"]
     folder = workdir / "reward"
-    argv = ("train.reward", "--config", config.reward, "--workdir", str(folder), "--set")
-    return [*tasks, Task("reward model", (*argv, *settings), folder / "rewards.jsonl.gz")]
+    argv = ["train.reward", "--config", config.reward, "--workdir", str(folder), "--set"]
+    argv += [*settings, *config.reward_changes]
+    return [*tasks, Task("reward model", tuple(argv), folder / "rewards.jsonl.gz")]
 
 
 _FILES = {"lists": "mined.jsonl.gz", "preferences": "preferences.jsonl.gz"}
 
 
-def _data(config: StudyConfig, workdir: Path) -> list[str]:
-    mined = [f"data.{name}={workdir / 'mine-train' / file}" for name, file in _FILES.items()]
+def _mining(config: StudyConfig, workdir: Path, split: str) -> Path:
+    return Path(config.mined or workdir) / f"mine-{split}"
+
+
+def _data(config: StudyConfig, workdir: Path, labelled: bool) -> list[str]:
+    """labelled: of those lists alone whose labels may be seen."""
+    files = {name: _mining(config, workdir, "train") / file for name, file in _FILES.items()}
+    if labelled and config.labelled:
+        files["lists"] = workdir / LABELLED
+    mined = [f"data.{name}={path}" for name, path in files.items()]
     return [f"data.source={config.source}", f"model.init={config.stage1}", *mined]
+
+
+def _write_labelled(config: StudyConfig, workdir: Path) -> None:
+    """The lists whose labels may be seen."""
+    path = workdir / LABELLED
+    if not config.labelled or path.exists():
+        return
+    lists = list(read(_mining(config, workdir, "train") / _FILES["lists"]))
+    count = min(config.labelled, len(lists))
+    write_lines(path, (json_line(lists[n * len(lists) // count]) for n in range(count)))
 
 
 def run_folder(workdir: Path, arm: str, rate: float, seed: int) -> Path:
@@ -175,7 +215,8 @@ def run_folder(workdir: Path, arm: str, rate: float, seed: int) -> Path:
 def training(config: StudyConfig, arm: str, rate: float, seed: int, workdir: Path) -> Task:
     """One training."""
     chosen, folder = config.arms[arm], run_folder(workdir, arm, rate, seed)
-    settings = [*_data(config, workdir), f"schedule.steps={config.steps}", f"seed={seed}"]
+    settings = [*_data(config, workdir, labelled=chosen.command == "sft")]
+    settings += [f"schedule.steps={config.steps}", f"seed={seed}"]
     settings += [f"optimizer.lr={rate:g}", f"evaluation.every_steps={config.steps}"]
     settings += [f"evaluation.lists={config.valid_lists}"]
     if chosen.command == "align":
@@ -188,8 +229,8 @@ def training(config: StudyConfig, arm: str, rate: float, seed: int, workdir: Pat
 
 
 def sweep(config: StudyConfig, arm: str, workdir: Path) -> list[Task]:
-    """Every learning rate with seed 0."""
-    return [training(config, arm, rate, 0, workdir) for rate in config.rates]
+    """Every learning rate with the first seed."""
+    return [training(config, arm, rate, config.first_seed, workdir) for rate in config.rates]
 
 
 def seeds_of(config: StudyConfig, arm: str) -> int:
@@ -199,7 +240,8 @@ def seeds_of(config: StudyConfig, arm: str) -> int:
 
 def tested(config: StudyConfig, workdir: Path, models: dict[str, str]) -> list[Task]:
     """Each model's scores of both sorts of test lists."""
-    return [task for lists in LISTS for task in scoring(config, workdir, "test", lists, models)]
+    split = config.judged_on
+    return [task for lists in LISTS for task in scoring(config, workdir, split, lists, models)]
 
 
 def scoring(
@@ -208,7 +250,7 @@ def scoring(
     """Each model's scores of every list; beside stage 1 those of the baselines."""
     folder = workdir / "scores" / f"{split}-{lists}"
     common = ["--data", config.source, "--split", split, "--resamples", "100", "--shown", "0"]
-    limit = config.test_lists if split == "test" else config.valid_lists
+    limit = config.test_lists if split == config.judged_on else config.valid_lists
     common += ["--limit", str(limit)] if limit else []
     if lists == TOP100:
         common += ["--lists", str(found_lists(config, workdir, split, limit))]
@@ -235,7 +277,7 @@ def found_lists(config: StudyConfig, workdir: Path, split: str, limit: int) -> P
 def chosen_rate(config: StudyConfig, arm: str, workdir: Path) -> tuple[float, dict[float, float]]:
     """The learning rate with the best validation metric after the last step, and all of them."""
     values = {
-        rate: last_valid(run_folder(workdir, arm, rate, 0) / "metrics.jsonl")
+        rate: last_valid(run_folder(workdir, arm, rate, config.first_seed) / "metrics.jsonl")
         for rate in config.rates
     }
     return max(values, key=lambda rate: values[rate]), values
@@ -253,7 +295,8 @@ def last_valid(path: Path) -> float:
 def _all(tasks: Sequence[Task], workdir: Path) -> None:
     programs = {"JAX_COMPILATION_CACHE_DIR": str((workdir / "programs").absolute())}
     environment = programs | os.environ  # the user's own choice first
-    open_ones = [task for task in tasks if not task.done.exists()]
+    distinct = {task.done: task for task in tasks}  # on valid, what is tuned is also judged
+    open_ones = [task for task in distinct.values() if not task.done.exists()]
     for number, task in enumerate(open_ones, start=1):
         began = time.time()
         print(f"[{number}/{len(open_ones)}] {task.name}", flush=True)

@@ -43,7 +43,7 @@ def write_table(
     tables: dict[str, Any] = {}
     parts = [f"# {config.name}", _about(config, rates, share)]
     for name in lists:
-        found = collect(workdir / "scores" / f"test-{name}")
+        found = collect(workdir / "scores" / f"{config.judged_on}-{name}")
         rows = hits_of(found, arms, share)
         kinds = [one.kind for one in found.lists]
         drawn = draw(rows, kinds, config.resamples)
@@ -90,12 +90,13 @@ def write_table(
 def _about(config: StudyConfig, rates: Mapping[str, float], share: float) -> str:
     told = ", ".join(f"{arm} {rate:g}" for arm, rate in rates.items())
     return (
-        f"Macro Hit@1 over kinds of the test split in percent. Every arm goes on from stage 1 for "
-        f"{config.steps} steps on the same mined lists; learning rates, chosen on the validation "
-        f"split of {len(config.rates)} each: {told}. Share of the reward in the fusion, chosen "
-        f"there too: {share:g}. Brackets: {100 * LEVEL:.0f} % intervals over queries and seeds "
-        f"({config.resamples} resamples). p is two-sided, of the difference to the control, "
-        "corrected by Holm over the arms; McNemar's is of the first seeds."
+        f"Macro Hit@1 over kinds of the {config.judged_on} split in percent. Every arm goes on "
+        f"from stage 1 for {config.steps} steps on the same mined lists; learning rates, chosen on "
+        f"the validation split of {len(config.rates)} each: {told}. Share of the reward in the "
+        f"fusion, chosen there too: {share:g}. Brackets: {100 * LEVEL:.0f} % intervals over "
+        f"queries and seeds ({config.resamples} resamples). p is two-sided, of the "
+        "difference to the control, corrected by Holm over the arms; McNemar's is of the first "
+        "seeds."
     )
 
 
