@@ -49,7 +49,7 @@ def test_a_killed_mining_goes_on_without_a_changed_byte(tmp_path: Path) -> None:
     reached = []
     for _ in range(KILLS):
         running = subprocess.Popen(command(killed), cwd=ROOT, stdout=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.1, 0.35) * took)
+        time.sleep(rng.uniform(0.08, 0.2) * took)
         assert running.poll() is None, "it must be killed before it ends"
         running.send_signal(signal.SIGKILL)
         running.wait()
