@@ -27,8 +27,17 @@ last made:
     python -m train.retrieve --data data/design --dual-encoder results/m2/design-base \\
         --limit 12000 --texts 25 --images 25 --out runs/retrieve-design
     python -m train.sft --config configs/both.py:small --set data.lists=SCI,DESIGN,,
+    python -m train.export --workdir runs/sft-both-small --step last --out runs/small-exported
+    python -m train.teach --data data/sci --lists SCI --own-candidates --out runs/teach-sci.jsonl.gz \
+        --dual-encoder results/m2/small-base unirank_jax/assets/base
+    python -m train.teach --data data/design --lists DESIGN --own-candidates \
+        --out runs/teach-design.jsonl.gz --dual-encoder results/m2/small-base results/m2/design-base
+    python -m train.sft --config configs/both.py:taught --set data.lists=SCI,DESIGN \
+        data.teacher=runs/teach-sci.jsonl.gz,runs/teach-design.jsonl.gz
 
-The last command, which has not been run, takes the two files that `train.retrieve` printed.
+`SCI` and `DESIGN` are the two files that `train.retrieve` printed. The two legs on lists have not
+been run to their ends: after 811 and 408 updates the label had not learned to read in a picture
+what the contrast had put there, and the embeddings of queries and candidates had lost it.
 
 `data/sci` and `data/design` are what `python -m unirank_jax.datasets.build` writes; `--set
 data.source=A,B,C,D` gives other folders, in this order. The same command again resumes.
