@@ -28,11 +28,11 @@ last made:
         --limit 12000 --texts 25 --images 25 --out runs/retrieve-design
     python -m train.sft --config configs/both.py:small --set data.lists=SCI,DESIGN,,
     python -m train.export --workdir runs/sft-both-small --step last --out runs/small-exported
-    python -m train.teach --data data/sci --lists SCI --own-candidates --out runs/teach-sci.jsonl.gz \
-        --dual-encoder results/m2/small-base unirank_jax/assets/base
-    python -m train.teach --data data/design --lists DESIGN --own-candidates \
+    python -m train.teach --data data/sci --lists SCI --own-candidates \\
+        --out runs/teach-sci.jsonl.gz --dual-encoder results/m2/small-base unirank_jax/assets/base
+    python -m train.teach --data data/design --lists DESIGN --own-candidates \\
         --out runs/teach-design.jsonl.gz --dual-encoder results/m2/small-base results/m2/design-base
-    python -m train.sft --config configs/both.py:taught --set data.lists=SCI,DESIGN \
+    python -m train.sft --config configs/both.py:taught --set data.lists=SCI,DESIGN \\
         data.teacher=runs/teach-sci.jsonl.gz,runs/teach-design.jsonl.gz
 
 `SCI` and `DESIGN` are the two files that `train.retrieve` printed. The two legs on lists have not
