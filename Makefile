@@ -47,7 +47,7 @@ prove-m2: .venv/stamp-test
 			$(BIN)/unirank data check runs/prove-m2/$$name; } > results/m2/data-$$name.txt || exit 1; \
 	done
 	$(BIN)/python -m pytest tests/prove_report.py tests/prove_mining.py -rsP > runs/prove-m2/tests.txt
-	sed -n '/^unbroken/,/kills, complete/p; /^=.* in .*=$$/p' runs/prove-m2/tests.txt \
+	sed -n '/^unbroken/,/kills, complete/{/jsonl.gz/!{/^$$/!p}}; /^=.* in .*=$$/p' runs/prove-m2/tests.txt \
 		> results/m2/proofs.txt
 
 # What scoring and a training step cost: on an idle machine with 16 GiB, nothing else running. A run

@@ -1,6 +1,6 @@
 """Mining 2,000 queries, killed at random moments and taken up again: not a byte is different.
 
-Needs the built `sci` (20 minutes of two cores):
+Needs the built `sci` (half an hour of two cores):
 `UNIRANK_SCI=data/sci python -m pytest tests/prove_mining.py -rP`.
 """
 
@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SCI = Path(os.environ.get("UNIRANK_SCI", ROOT / "runs/prove-m2/sci")).resolve()
-KILLS = 5
+KILLS, SHARDS = 5, 40
 
 
 def command(workdir: Path) -> list[str]:
@@ -37,6 +37,11 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
+def shards(folder: Path) -> int:
+    """How many are complete."""
+    return len(list(folder.glob("scores-*.jsonl.gz")))
+
+
 @pytest.mark.skipif(not SCI.exists(), reason=f"{SCI}: build the dataset first")
 def test_a_killed_mining_goes_on_without_a_changed_byte(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -46,15 +51,18 @@ def test_a_killed_mining_goes_on_without_a_changed_byte(tmp_path: Path) -> None:
     print(f"unbroken in {took:.0f} s\n{done.stdout}")
 
     rng = random.Random(0)
-    reached = []
-    for _ in range(KILLS):
+    reached: list[int] = []
+    for number in range(KILLS):
         running = subprocess.Popen(command(killed), cwd=ROOT, stdout=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.08, 0.2) * took)
+        wanted = number and shards(killed) + rng.randint(1, SHARDS // KILLS - 1)  # first: none yet
+        while running.poll() is None and shards(killed) < wanted:
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 0.02) * took)
         assert running.poll() is None, "it must be killed before it ends"
         running.send_signal(signal.SIGKILL)
         running.wait()
-        reached.append(len(list(killed.glob("scores-*.jsonl.gz"))))
-    print(f"{KILLS} kills, complete shards after each: {reached} of 40")
-    assert len(set(reached)) > 1 and reached[-1] < 40
+        reached.append(shards(killed))
+    print(f"{KILLS} kills, complete shards after each: {reached} of {SHARDS}")
+    assert reached[0] < reached[-1] < SHARDS
     subprocess.run(command(killed), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     assert contents(killed) == contents(whole)
