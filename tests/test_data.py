@@ -182,7 +182,7 @@ def test_few_buckets_hold_every_batch() -> None:
     plan = TrainPlan(index, replace(SETTINGS, buckets=3))
     assert len(plan.buckets) <= 3
     used = {plan[number].bucket for number in range(90)}
-    assert used <= set(plan.buckets) and len(used) > 1
+    assert used <= {bucket.padded_where_full for bucket in plan.buckets} and len(used) > 1
 
 
 def test_grouping_by_length_and_blocks_of_rows_narrow_attention() -> None:
@@ -205,6 +205,8 @@ def test_buckets_are_joined_where_it_costs_least() -> None:
     assert choose_buckets([small] * 9 + [near] * 2 + [large], None, 2) == (near, large)
     assert choose_buckets([small], large, 2) == (small, large)
     assert fitting(Bucket(1, 20, 4, 40, 0, 0), (near, large)) == near
+    full = Bucket(1, 20, 4, 40, 2, 64, cells=160, patch_cells=128)
+    assert fitting(full, (full,)) == replace(full, cells=0, patch_cells=0), "padding is computed"
     with pytest.raises(PlanError, match="no bucket holds"):
         fitting(Bucket(1, 20, 4, 300, 0, 0), (near, large))
 

@@ -50,10 +50,10 @@ def choose_buckets(needs: Sequence[Bucket], top: Bucket | None, limit: int) -> t
 
 
 def fitting(wanted: Bucket, buckets: Sequence[Bucket]) -> Bucket:
-    """The cheapest bucket that holds `wanted`."""
+    """The cheapest bucket that holds `wanted`, its padding computed where there is hardly any."""
     for bucket in buckets:
         if joined(bucket, wanted) == bucket:
-            return bucket
+            return bucket.padded_where_full
     raise PlanError(f"no bucket holds {wanted}; there are {list(buckets)}")
 
 

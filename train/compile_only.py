@@ -236,7 +236,7 @@ def _bucket(config: TrainConfig, model: ModelConfig, shards: int) -> Bucket:
         patches=patches,
         cells=rows * tokens,
         patch_cells=rows * patches,
-    )
+    ).padded_where_full
 
 
 def _compiled(

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -119,12 +120,38 @@ class RMSNorm(nnx.Module):
         return self.scale[...].astype(x.dtype) * y.astype(x.dtype)
 
 
+@jax.custom_vjp
 def rotate(x: Array, angles: Array) -> Array:
-    """Rotary embedding of x (..., T, heads, H) by angles (..., T, H / 2), in float32."""
+    """Rotary embedding of x (..., T, heads, H) by angles (..., T, H / 2), in float32.
+
+    No gradient reaches the angles.
+    """
+    return jax.lax.platform_dependent(x, angles, tpu=turn_by_product, default=turn)
+
+
+def _rotate_back(angles: Array, slope: Array) -> tuple[Array, None]:
+    return rotate(slope, -angles), None
+
+
+rotate.defvjp(lambda x, angles: (rotate(x, angles), angles), _rotate_back)
+
+
+def turn(x: Array, angles: Array) -> Array:
+    """`rotate` in parts: one loop over the elements on a CPU or GPU."""
     cos, sin = jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x.dtype)
+
+
+def turn_by_product(x: Array, angles: Array) -> Array:
+    """The same on a TPU, where halves of a lane cost copies: a product, exact, swaps them."""
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    half = np.eye(angles.shape[-1])
+    swap = jnp.asarray(np.block([[0 * half, half], [-half, 0 * half]]), x.dtype)
+    swapped = jnp.matmul(x, swap, precision=jax.lax.Precision.HIGHEST).astype(jnp.float32)
+    wide_cos, wide_sin = (jnp.concatenate([one, one], -1)[..., None, :] for one in (cos, sin))
+    return (x.astype(jnp.float32) * wide_cos + swapped * wide_sin).astype(x.dtype)
 
 
 def inverse_frequencies(theta: float, size: int) -> Array:
