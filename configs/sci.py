@@ -17,10 +17,17 @@ negatives of a first stage:
 
     python -m train.cloze --data DIR --lists 12000 --valid 300 --out runs/cloze
     python -m train.sft --config configs/sci.py:mixed --set data.source=DIR,runs/cloze
-    python -m train.retrieve --data DIR --dual-encoder unirank_jax/assets/base --limit 12000 \
+    python -m train.retrieve --data DIR --dual-encoder unirank_jax/assets/base --limit 12000 \\
         --texts 25 --images 25 --out runs/retrieve
-    python -m train.sft --config configs/sci.py:full \
+    python -m train.sft --config configs/sci.py:full \\
         --set data.source=DIR data.lists=FILE model.init=runs/sft-sci-mixed
+
+A teacher of whole lists (text measures and a dual encoder) can join that leg:
+
+    python -m train.teach --data DIR --lists FILE --own-candidates --out runs/teach.jsonl.gz \\
+        --dual-encoder unirank_jax/assets/base
+    python -m train.sft --config configs/sci.py:taught --set data.source=DIR data.lists=FILE \\
+        data.teacher=runs/teach.jsonl.gz model.init=results/m2/stage1-sci
 
 Or in one leg from the base, meant for an accelerator and not yet run to its end (also with the
 document first, `stage1_document_first`):
@@ -204,6 +211,25 @@ def full() -> TrainConfig:
     )
 
 
+def taught() -> TrainConfig:
+    """`full` with longer lists, more of each kind, and a teacher of the whole order.
+
+    Where cards, drawings and both in one compete for a place, as in a whole pool, constructed lists
+    alone teach to prefer the form and not the object.
+    """
+    lists = full()
+    return replace(
+        lists,
+        name="sci_taught",
+        data=replace(lists.data, list_size=24, kind_power=0.4, length_window=1),
+        batch=BatchSettings(lists=8, accumulate=1),
+        loss={"bce": 0.25, "softmax": 1.0, "teacher": 1.0},
+        schedule=ScheduleSettings(steps=1500, warmup_steps=40, final_fraction=0.02),
+        evaluation=replace(lists.evaluation, every_steps=500),
+        checkpoint=CheckpointSettings(every_steps=100, keep=2),
+    )
+
+
 def stage1() -> TrainConfig:
     """From the base in one leg, with Muon and the tower trained too: lists of the dataset and of
     `train.cloze`; `--set data.lists=FILE data.own_candidates=true` adds those of a first stage. It
@@ -370,6 +396,7 @@ def get_config(argument: str | None = None) -> TrainConfig:
         "open_lists": open_lists,
         "mixed": mixed,
         "full": full,
+        "taught": taught,
         "cloze": cloze,
         "stage1": stage1,
         "stage1_document_first": stage1_document_first,

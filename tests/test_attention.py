@@ -159,6 +159,13 @@ def test_auto_takes_a_kernel_where_it_is_proven():
         attention.choose(GPU, "flash")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("length", "size"), [(1, 128), (66, 128), (300, 128), (450, 512), (640, 128), (1344, 512)]
+)
+def test_splash_takes_the_largest_block_that_wastes_little(length: int, size: int):
+    assert attention_splash.block(length) == size
+
+
 @pytest.mark.parametrize("backend", [b for b in get_args(Backend) if b not in ("auto", "xla")])
 def test_a_kernel_that_is_not_for_this_platform_is_refused_with_real_arrays(backend: Any):
     (q, k, v, _), options, _ = draw("tower", "bfloat16")

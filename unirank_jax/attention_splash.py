@@ -16,8 +16,9 @@ from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from unirank_jax.attention_request import PrefixKV, Request, joined
 
 Array = jax.Array
-LANES = 128  # lengths are padded to a multiple of this
-BLOCKS = (512, 256, 128)
+LANES = 128
+BLOCKS = (512, 256, LANES)  # lengths are padded to a multiple of one
+SLACK = 1.125  # a larger block may cost so much more than padding to the lanes
 LARGEST_HEAD = 512  # compiles with the largest blocks in float32; any smaller size does, too
 
 
@@ -50,12 +51,14 @@ def attend(
     offset = k.shape[1] - span
 
     scaled = (q.astype(jnp.float32) * size**-0.5).astype(q.dtype)  # the kernel does not scale
-    scaled, k, v, segments = (_pad(x) for x in (scaled, k, v, readable.astype(jnp.int32)))
+    blocks = (block(length), block(k.shape[1]))
+    scaled = _pad(scaled, blocks[0])
+    k, v, segments = (_pad(x, blocks[1]) for x in (k, v, readable.astype(jnp.int32)))
     shape = (scaled.shape[1], k.shape[1])
     mask = splash.CausalMask(shape, offset=offset) if causal else splash.FullMask(shape)
     many = splash.MultiHeadMask([mask] * (heads // groups))
     kernel = splash.make_splash_mqa_single_device(
-        many, block_sizes=_blocks(*shape), interpret=interpret
+        many, block_sizes=_sizes(*blocks), interpret=interpret
     )
     scaled = scaled.reshape(rows, shape[0], groups, heads // groups, size)
     ids = splash.SegmentIds(jnp.ones((rows, shape[0]), jnp.int32), segments)
@@ -71,16 +74,26 @@ def attend(
     return jnp.where(some[..., None, None], out, 0)
 
 
-def _pad(x: Array) -> Array:
-    """x (B, T, ...) with zeros up to a multiple of the lanes along T."""
+def block(length: int) -> int:
+    """The largest block whose padding of this length is hardly more than that of the lanes: a step
+    of the kernel costs much the same whatever its size."""
+    least = _up(length, LANES)
+    return next(size for size in BLOCKS if _up(length, size) <= SLACK * least)
+
+
+def _up(length: int, size: int) -> int:
+    return -(-length // size) * size
+
+
+def _pad(x: Array, size: int) -> Array:
+    """x (B, T, ...) with zeros up to a multiple of the block along T."""
     widths = [(0, 0)] * x.ndim
-    widths[1] = (0, -x.shape[1] % LANES)
+    widths[1] = (0, -x.shape[1] % size)
     return jnp.pad(x, widths)
 
 
-def _blocks(queries: int, keys: int) -> splash.BlockSizes:
-    """The largest blocks that divide the padded lengths; the backward pass in two kernels."""
-    bq, bk = (next(b for b in BLOCKS if length % b == 0) for length in (queries, keys))
+def _sizes(bq: int, bk: int) -> splash.BlockSizes:
+    """The backward pass in two kernels."""
     return splash.BlockSizes(
         block_q=bq,
         block_kv=bk,
