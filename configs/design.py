@@ -2,7 +2,7 @@
 
     python -m train.cloze --data DIR --lists 8000 --pictures 6000 --valid 300 --out runs/cloze
     python -m train.sft --config configs/design.py:cloze --set data.source=runs/cloze
-    python -m train.retrieve --data DIR --dual-encoder runs/design-base/exported --limit 12000 \
+    python -m train.retrieve --data DIR --dual-encoder runs/design-base/exported --limit 12000 \\
         --texts 25 --images 25 --out runs/retrieve
     python -m train.sft --config configs/design.py --set data.source=DIR data.lists=FILE  # tiny
     python -m train.sft --config configs/design.py:2b       # Qwen3-VL-2B, full tuning, on a pod

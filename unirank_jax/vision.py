@@ -119,8 +119,11 @@ class Vision(nnx.Module):
         cells = Cells(images.lengths, images.patches.shape[1], images.take)
         x = gathered(self.patch, compute.mesh)(cells.flat(images.patches), dtype)  # (N, Dv)
         table = gathered(self.table, compute.mesh)[...]
-        weight = cells.flat(images.pos_weight)[..., None]
-        x = x + (table[cells.flat(images.pos_index)] * weight).sum(-2).astype(dtype)
+        corners, weights = cells.flat(images.pos_index), cells.flat(images.pos_weight)
+        place = jnp.zeros(x.shape, jnp.float32)
+        for corner in range(corners.shape[-1]):  # one by one: all at once are float32, four wide
+            place = place + table[corners[:, corner]] * weights[:, corner, None]
+        x = x + place.astype(dtype)
         rates = inverse_frequencies(config.rope_theta, config.head_dim // 2)
         places = cells.flat(images.patch_hw)[..., None].astype(jnp.float32)  # (N, 2, 1)
         angles = (places * rates).reshape(x.shape[0], -1)  # (N, H / 2)
