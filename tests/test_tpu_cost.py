@@ -7,7 +7,17 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from train.tpu_cost import CHIPS, Cost, EstimateError, chip_of, collective_bytes, cost_of, seconds
+from train.tpu_cost import (
+    CHIPS,
+    Cost,
+    EstimateError,
+    chip_of,
+    collective_bytes,
+    compile_and_weigh,
+    cost_of,
+    main_memory,
+    seconds,
+)
 from unirank_jax import sharding
 
 LINES = """
@@ -64,3 +74,19 @@ def test_terms_and_what_cannot_be() -> None:
     assert chip_of("v6e:4x4") is CHIPS["v6e"]
     with pytest.raises(EstimateError, match="v9: no peaks of v9; choose one of v5e"):
         chip_of("v9")
+
+
+def test_the_memory_of_a_program_is_all_that_is_allocated() -> None:
+    """Two arguments, a result, and two products that are there at once; four MiB each."""
+    side = 1024
+    matrix = jax.ShapeDtypeStruct((side, side), jnp.float32)
+
+    def product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y = jnp.tanh(a @ b)
+        z = jnp.sin(y @ b.T)
+        return z @ y + a, (y * z).sum()
+
+    _, total = compile_and_weigh(jax.jit(product).lower(matrix, matrix))
+    assert total == pytest.approx(5 * 4 * side**2, rel=1e-3)
+    assert main_memory("Memory Space: default (color=0)\nTotal bytes: 7 (7B)\n") == 7
+    assert main_memory("Memory Space: other (color=1)\nTotal bytes: 7 (7B)\n") == 0

@@ -44,6 +44,7 @@ from train.tpu_cost import (
     EstimateError,
     Seconds,
     chip_of,
+    compile_and_weigh,
     cost_by_depth,
     cost_of,
     devices,
@@ -121,15 +122,15 @@ def plan(config: TrainConfig, topology: str, make_step: MakeStep, *, signals: bo
         raise ConfigError("--compile-only: model.preset names the shape; set it to 2b, 4b or 8b")
     model = preset(config.model.preset)
     bucket = _bucket(config, model, sharding.shard_count(mesh))
-    compiled = partial(_compiled, bucket=bucket, mesh=mesh, make_step=make_step, signals=signals)
-    whole, state, frozen = compiled(config, model)
-    told = whole.memory_analysis()
+    lowers = partial(_lowered, bucket=bucket, mesh=mesh, make_step=make_step, signals=signals)
+    lowered, state, frozen = lowers(config, model)
+    whole, total = compile_and_weigh(lowered)
     trained, moments, kept = (_bytes(x) for x in (state.trainable, state.optimizer, frozen))
-    rest = max(told.argument_size_in_bytes - trained - moments - kept, 0)
-    memory = Memory(trained, moments, kept, rest, told.temp_size_in_bytes)
+    given = whole.memory_analysis().argument_size_in_bytes
+    memory = Memory(trained, moments, kept, max(given - trained - moments - kept, 0), total - given)
 
     short = _short(config)
-    one = cost_by_depth(model, lambda shape: cost_of(compiled(short, shape)[0], len(found)))
+    one = cost_by_depth(model, lambda shape: cost_of(lowers(short, shape)[0].compile(), len(found)))
     cost = one * config.batch.accumulate
     updates = config.batch.accumulate * sharding.shard_count(mesh)
     products = forward(model, bucket, prefixes=True)
@@ -239,7 +240,7 @@ def _bucket(config: TrainConfig, model: ModelConfig, shards: int) -> Bucket:
     ).padded_where_full
 
 
-def _compiled(
+def _lowered(
     config: TrainConfig,
     model: ModelConfig,
     *,
@@ -248,7 +249,7 @@ def _compiled(
     make_step: MakeStep,
     signals: bool,
 ) -> tuple[Any, TrainState, Params]:
-    """The compiled update, and the abstract state and frozen parameters it takes."""
+    """The update before it is compiled, and the abstract state and frozen parameters it takes."""
     for name in (OVERLAP, PICTURES):
         if name in config.loss:
             raise ConfigError(f"loss.{name}: for small models that need no pod; leave it out")
@@ -271,7 +272,7 @@ def _compiled(
     step = make_step(objective, optimizer, state_places, frozen, mesh)
     state = abstract_state(optimizer, trained, state_places)
     batch = _batch(config, model, bucket, mesh, signals)
-    return step.jitted.lower(state, frozen, batch).compile(), state, frozen
+    return step.jitted.lower(state, frozen, batch), state, frozen
 
 
 def _batch(

@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
@@ -121,6 +123,31 @@ def cost_of(compiled: Any, chips: int) -> Cost:
         text.count('custom_call_target="tpu_custom_call"'),
         collective_bytes(text, chips),
     )
+
+
+def compile_and_weigh(lowered: Any) -> tuple[Any, int]:
+    """The compiled program, and the bytes of a chip's main memory that it takes with its arguments.
+
+    They stand in a report that the compiler writes beside it: `memory_analysis` of a TPU program
+    with loops tells of more temporaries than are allocated.
+
+    Raises:
+        EstimateError: the compiler writes no such report.
+    """
+    with TemporaryDirectory() as folder:
+        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        compiled = lowered.compile(compiler_options=options)
+        reports = [path.read_text() for path in Path(folder).glob("*memory-usage-report.txt")]
+    totals = [found for report in reports if (found := main_memory(report))]
+    if not totals:
+        raise EstimateError("the compiler wrote no report of the memory; take another libtpu")
+    return compiled, max(totals)
+
+
+def main_memory(report: str) -> int:
+    """The total of the chip's main memory in a compiler's memory-usage report; 0 without one."""
+    found = re.search(r"Memory Space: default \(color=0\)\s+Total bytes: (\d+)", report)
+    return int(found.group(1)) if found else 0
 
 
 def collective_bytes(text: str, chips: int) -> dict[str, float]:
