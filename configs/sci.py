@@ -224,7 +224,7 @@ def taught() -> TrainConfig:
         data=replace(lists.data, list_size=24, kind_power=0.4, length_window=1),
         batch=BatchSettings(lists=8, accumulate=1),
         loss={"bce": 0.25, "softmax": 1.0, "teacher": 1.0},
-        schedule=ScheduleSettings(steps=1500, warmup_steps=40, final_fraction=0.02),
+        schedule=ScheduleSettings(steps=1000, warmup_steps=40, final_fraction=0.02),
         evaluation=replace(lists.evaluation, every_steps=500),
         checkpoint=CheckpointSettings(every_steps=100, keep=2),
     )
