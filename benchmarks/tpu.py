@@ -35,6 +35,7 @@ from train.tpu_cost import (
     cost_of,
     devices,
     seconds,
+    widened,
 )
 from unirank_jax import sharding
 from unirank_jax.batch import Bucket
@@ -130,7 +131,9 @@ def estimate(name: str, topology: str, chips: int) -> Estimate:
     mesh = sharding.mesh(1, 1, chips, devices(topology)[:chips])
     cost = cost_by_depth(config, lambda shape: cost_of(compiled(shape, mesh), chips))
     needed = forward(config, bucket_of(config), prefixes=False)
-    kernel_flops = needed.attention / chips if cost.kernels else 0.0
+    kernel = needed.decoder_attention * widened(config.text.head_dim)
+    kernel += needed.tower_attention * widened(config.vision.head_dim)
+    kernel_flops = kernel / chips if cost.kernels else 0.0
     chip = chip_of(topology)
     took = seconds(cost, kernel_flops, chip)
     parameters = jax.tree.leaves(nnx.state(Model.abstract(config)))

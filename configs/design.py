@@ -18,7 +18,7 @@ helps on the lists of the domain has not been shown. The same command again resu
 
 from dataclasses import replace
 
-from configs import sci
+from configs import published, sci
 from train.config import choose
 from train.settings import ScheduleSettings, TrainConfig
 
@@ -63,26 +63,21 @@ def stage1() -> TrainConfig:
     )
 
 
-def of_size(base: TrainConfig) -> TrainConfig:
-    """A published size of `configs/sci.py` on the design lists."""
-    return replace(
-        base,
-        name=base.name.replace("sci", "design"),
-        data=replace(base.data, source=SOURCE),
-    )
+def published_base() -> TrainConfig:
+    """What the published sizes have of the domain."""
+    base = sci.tiny()
+    return replace(base, data=replace(base.data, source=SOURCE))
 
 
 def get_config(argument: str | None = None) -> TrainConfig:
     """One of the configurations above by its name; `tiny` without one."""
-    sizes = {
-        "tiny": tiny,
-        "cloze": cloze,
-        "stage1": stage1,
-        "2b": lambda: of_size(sci.two_b()),
-        "4b": lambda: of_size(sci.four_b()),
-        "8b": lambda: of_size(sci.eight_b()),
-        "2b_lora": lambda: of_size(sci.two_b_lora()),
-        "4b_lora": lambda: of_size(sci.adapted(sci.four_b())),
-        "8b_lora": lambda: of_size(sci.adapted(sci.eight_b())),
-    }
-    return choose(argument, sizes, "tiny")
+    return choose(
+        argument,
+        {
+            "tiny": tiny,
+            "cloze": cloze,
+            "stage1": stage1,
+            **published.sizes("design", published_base(), lambda config: config),
+        },
+        "tiny",
+    )

@@ -12,7 +12,7 @@ configuration.
 
 from dataclasses import replace
 
-from configs import design, sci, sci_align
+from configs import design, published, sci_align
 from train.align import AlignConfig
 from train.config import choose
 
@@ -29,8 +29,7 @@ def get_config(argument: str | None = None) -> AlignConfig:
         {
             "tiny": lambda: of(sci_align.tiny()),
             "gold": lambda: of(sci_align.gold()),
-            "2b": lambda: sci_align.of(design.of_size(sci.two_b())),
-            "2b_lora": lambda: sci_align.of(design.of_size(sci.two_b_lora())),
+            **published.sizes("design", design.published_base(), sci_align.of),
         },
         "tiny",
     )

@@ -67,6 +67,7 @@ resumes. The published weights are fetched from the hub; `--set model.init=FOLDE
 
 from dataclasses import replace
 
+from configs import published
 from train.config import choose
 from train.settings import (
     BatchSettings,
@@ -315,79 +316,6 @@ def as_text() -> TrainConfig:
     return replace(native, name="sci_as_text", data=replace(native.data, form="text"))
 
 
-def published(name: str, init: str, preset: str) -> TrainConfig:
-    """What the published sizes share: full tuning in bfloat16 with float32 masters, on a pod."""
-    base = tiny()
-    return replace(
-        base,
-        name=name,
-        model=ModelSettings(
-            init=init,
-            preset=preset,
-            compute_dtype="bfloat16",
-            frozen_dtype="bfloat16",
-            remat="full",
-            unroll=False,
-        ),
-        data=replace(
-            base.data,
-            list_size=8,
-            max_tokens=4096,
-            max_query_tokens=512,
-            min_visual_tokens=4,
-            max_visual_tokens=512,
-            buckets=8,
-            workers=32,
-            prefetch=8,
-        ),
-        batch=BatchSettings(lists=64, accumulate=1),
-        label_smoothing=0.02,
-        optimizer=replace(base.optimizer, lr=6e-6, beta2=0.95),
-        schedule=ScheduleSettings(steps=4000, warmup_steps=150, final_fraction=0.1),
-        freeze=(),
-        mesh=MeshSettings(data=1, fsdp=-1, tensor=1),
-        evaluation=replace(base.evaluation, every_steps=500, lists=1000),
-        checkpoint=CheckpointSettings(every_steps=250, keep=2),
-    )
-
-
-def two_b() -> TrainConfig:
-    """2B parameters over all devices (parameters and moments split over `fsdp`)."""
-    return published("sci_2b", "Qwen/Qwen3-VL-2B-Instruct", "2b")
-
-
-def four_b() -> TrainConfig:
-    """4B parameters over all devices."""
-    base = published("sci_4b", "Qwen/Qwen3-VL-4B-Instruct", "4b")
-    return replace(base, optimizer=replace(base.optimizer, lr=5e-6))
-
-
-def eight_b() -> TrainConfig:
-    """8B parameters over all devices."""
-    base = published("sci_8b", "Qwen/Qwen3-VL-8B-Instruct", "8b")
-    return replace(base, optimizer=replace(base.optimizer, lr=4e-6))
-
-
-def adapted(base: TrainConfig) -> TrainConfig:
-    """Adapters of rank 16 on the decoder's linear layers, everything else frozen."""
-    return replace(
-        base,
-        name=base.name + "_lora",
-        optimizer=replace(base.optimizer, lr=5e-5),
-        lora=LoRASettings(rank=16, alpha=32.0, targets=r"text\.stage_\d+\.(q|k|v|o|gate|up|down)"),
-    )
-
-
-def two_b_lora() -> TrainConfig:
-    """Adapters for one GPU of 24 GB: small images, one list at a time."""
-    base = adapted(two_b())
-    return replace(
-        base,
-        data=replace(base.data, max_tokens=2048, max_visual_tokens=256, workers=8),
-        batch=BatchSettings(lists=16, accumulate=16),
-    )
-
-
 def get_config(argument: str | None = None) -> TrainConfig:
     """One of the configurations above by its name; `tiny` without one."""
     sizes = {
@@ -403,11 +331,6 @@ def get_config(argument: str | None = None) -> TrainConfig:
         "document_first": document_first,
         "as_image": as_image,
         "as_text": as_text,
-        "2b": two_b,
-        "4b": four_b,
-        "8b": eight_b,
-        "2b_lora": two_b_lora,
-        "4b_lora": lambda: adapted(four_b()),
-        "8b_lora": lambda: adapted(eight_b()),
+        **published.sizes("sci", tiny(), lambda config: config),
     }
     return choose(argument, sizes, "tiny")

@@ -12,7 +12,7 @@ stage 1. The control is `train.sft` on the same lists for as many steps.
 
 from dataclasses import replace
 
-from configs import sci
+from configs import published, sci
 from train.align import AlignConfig
 from train.alignment import AnchorSettings, PolicySettings
 from train.config import choose
@@ -74,8 +74,7 @@ def get_config(argument: str | None = None) -> AlignConfig:
         {
             "tiny": tiny,
             "gold": gold,
-            "2b": lambda: of(sci.two_b()),
-            "2b_lora": lambda: of(sci.two_b_lora()),
+            **published.sizes("sci", sci.tiny(), of),
         },
         "tiny",
     )

@@ -16,7 +16,7 @@ reward model that sees its pairs again learns them by heart (InstructGPT, C.2).
 
 from dataclasses import replace
 
-from configs import sci
+from configs import published, sci
 from train.config import choose
 from train.reward import RewardConfig
 from train.settings import BatchSettings, ScheduleSettings, TrainConfig, extended
@@ -53,8 +53,4 @@ def tiny() -> RewardConfig:
 
 
 def get_config(argument: str | None = None) -> RewardConfig:
-    return choose(
-        argument,
-        {"tiny": tiny, "2b": lambda: of(sci.two_b()), "2b_lora": lambda: of(sci.two_b_lora())},
-        "tiny",
-    )
+    return choose(argument, {"tiny": tiny, **published.sizes("sci", sci.tiny(), of)}, "tiny")

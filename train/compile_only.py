@@ -49,9 +49,9 @@ from train.tpu_cost import (
     cost_of,
     devices,
     seconds,
+    widened,
 )
 from unirank_jax import sharding
-from unirank_jax.attention_splash import LANES
 from unirank_jax.batch import Bucket
 from unirank_jax.config import ModelConfig, preset
 from unirank_jax.packing import pack
@@ -144,10 +144,10 @@ def plan(config: TrainConfig, topology: str, make_step: MakeStep, *, signals: bo
     _check_loops(cost.flops * len(found), matrices if cost.kernels else needed)
     again = 1.0 if config.model.remat == "full" else 0.0
     kernel = updates * (
-        (1.0 + again + BACKWARD) * products.decoder_attention * _widened(model.text.head_dim)
+        (1.0 + again + BACKWARD) * products.decoder_attention * widened(model.text.head_dim)
         + (1.0 + (again + BACKWARD) * sees)
         * products.tower_attention
-        * _widened(model.vision.head_dim)
+        * widened(model.vision.head_dim)
     )
     kernel_flops = kernel / len(found) if cost.kernels else 0.0
     return Plan(
@@ -162,11 +162,6 @@ def plan(config: TrainConfig, topology: str, make_step: MakeStep, *, signals: bo
         chip,
         config.batch.accumulate,
     )
-
-
-def _widened(head: int) -> float:
-    """What a kernel multiplies over what is needed: a head fills whole lanes."""
-    return -(-head // LANES) * LANES / head
 
 
 def _check_loops(counted: float, needed: float) -> None:

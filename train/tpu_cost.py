@@ -21,6 +21,7 @@ import jax
 from jax.experimental import topologies
 
 from train.tpu_traffic import BYTES, traffic
+from unirank_jax.attention_splash import LANES
 from unirank_jax.config import ModelConfig
 
 KERNEL_EFFICIENCY = 0.5  # of the peak, assumed for attention kernels
@@ -219,6 +220,11 @@ def seconds(cost: Cost, kernel_flops: float, chip: Chip) -> Seconds:
         kernels=kernel_flops / (KERNEL_EFFICIENCY * chip.flops),
         links=sum(cost.collectives.values()) / chip.link,
     )
+
+
+def widened(head: int) -> float:
+    """What a kernel multiplies over what is needed: a head fills whole lanes."""
+    return -(-head // LANES) * LANES / head
 
 
 def chip_of(topology: str) -> Chip:
