@@ -74,10 +74,6 @@ def test_a_loop_that_is_counted_once_is_no_estimate() -> None:
         compile_only._check_loops(5e14, 1e15)
 
 
-def test_a_kernel_fills_whole_lanes() -> None:
-    assert [compile_only._widened(head) for head in (64, 128, 192)] == [2.0, 1.0, 256 / 192]
-
-
 def test_products_are_those_of_the_matrices() -> None:
     """One row of one token after a prefix of one, no image: each matrix once, twice its size."""
     config = preset("tiny")

@@ -17,6 +17,7 @@ from train.tpu_cost import (
     cost_of,
     main_memory,
     seconds,
+    widened,
 )
 from unirank_jax import sharding
 
@@ -90,3 +91,7 @@ def test_the_memory_of_a_program_is_all_that_is_allocated() -> None:
     assert total == pytest.approx(5 * 4 * side**2, rel=1e-3)
     assert main_memory("Memory Space: default (color=0)\nTotal bytes: 7 (7B)\n") == 7
     assert main_memory("Memory Space: other (color=1)\nTotal bytes: 7 (7B)\n") == 0
+
+
+def test_a_kernel_fills_whole_lanes() -> None:
+    assert [widened(head) for head in (64, 128, 192)] == [2.0, 1.0, 256 / 192]
