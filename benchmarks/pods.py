@@ -22,7 +22,7 @@ import numpy as np
 from train.compile_only import GIB, Plan, plan, remedy
 from train.config import load
 from train.stage import SupervisedStage
-from train.tpu_cost import EstimateError
+from train.tpu_program import EstimateError
 from unirank_jax.datasets.formats.writing import write_lines
 
 SIZES = ("2b", "2b_lora", "4b", "4b_lora", "8b", "8b_lora")

@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from train.flops import forward
 from train.tpu_cost import (
@@ -28,15 +28,14 @@ from train.tpu_cost import (
     MATMUL_EFFICIENCY,
     MEMORY_EFFICIENCY,
     Cost,
-    EstimateError,
     Seconds,
     chip_of,
     cost_by_depth,
     cost_of,
-    devices,
     seconds,
     widened,
 )
+from train.tpu_program import EstimateError, devices, optimised_text
 from unirank_jax import sharding
 from unirank_jax.batch import Bucket
 from unirank_jax.config import ModelConfig, preset
@@ -82,8 +81,9 @@ def bucket_of(config: ModelConfig) -> Bucket:
     )
 
 
-def compiled(config: ModelConfig, mesh: Mesh) -> Any:
-    """The scoring step of a model, compiled for the mesh, its weights spread over it."""
+def lowered(config: ModelConfig, topology: str, chips: int) -> Any:
+    """The scoring step of a model for so many chips, its weights spread over them."""
+    mesh = sharding.mesh(1, 1, chips, devices(topology)[:chips])
     compute = Compute("bfloat16", unroll=True, mesh=mesh)
     model = Model.abstract(config)
     graph, state = nnx.split(model)
@@ -118,7 +118,7 @@ def compiled(config: ModelConfig, mesh: Mesh) -> Any:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
         (outer, prefix, shard),
     )
-    return jax.jit(step, out_shardings=everywhere).lower(state, *placed).compile()
+    return jax.jit(step, out_shardings=everywhere).lower(state, *placed)
 
 
 def estimate(name: str, topology: str, chips: int) -> Estimate:
@@ -127,14 +127,16 @@ def estimate(name: str, topology: str, chips: int) -> Estimate:
     Raises:
         EstimateError: counts that do not add up, or no compiler.
     """
-    config = preset(name)
-    mesh = sharding.mesh(1, 1, chips, devices(topology)[:chips])
-    cost = cost_by_depth(config, lambda shape: cost_of(compiled(shape, mesh), chips))
+    config, chip = preset(name), chip_of(topology)
+
+    def cost_at(shape: ModelConfig) -> Cost:
+        return cost_of(optimised_text(lowered, shape, topology, chips), chips)
+
+    cost = cost_by_depth(config, cost_at)
     needed = forward(config, bucket_of(config), prefixes=False)
     kernel = needed.decoder_attention * widened(config.text.head_dim)
     kernel += needed.tower_attention * widened(config.vision.head_dim)
     kernel_flops = kernel / chips if cost.kernels else 0.0
-    chip = chip_of(topology)
     took = seconds(cost, kernel_flops, chip)
     parameters = jax.tree.leaves(nnx.state(Model.abstract(config)))
     return Estimate(

@@ -5,6 +5,9 @@ Run as `python -m pytest tests/prove_compile_only.py -rP`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import pytest
 from tiny_reranker import preset
@@ -18,6 +21,12 @@ from train.stage import SupervisedStage
 SETTINGS = ["batch.lists=4", "data.list_size=4", "data.max_visual_tokens=4", "mesh.tensor=2"]
 
 
+def here(lower: Callable[..., Any], *arguments: Any) -> str:
+    """Without another process, which would not know the devices."""
+    text: str = lower(*arguments).compile().as_text()
+    return text
+
+
 def test_a_step_is_planned(
     eight_devices: list[jax.Device], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -26,6 +35,7 @@ def test_a_step_is_planned(
     shape = preset("tiny")
     monkeypatch.setattr(compile_only, "preset", lambda name: shape)
     monkeypatch.setattr(compile_only, "devices", lambda topology: eight_devices)
+    monkeypatch.setattr(compile_only, "optimised_text", here)
     found = plan(config, "v5e:2x4", SupervisedStage(config).step)
     assert found.mesh == {"data": 1, "fsdp": 4, "tensor": 2} and found.kernels == 0
     assert (found.bucket.prefixes, found.bucket.rows, found.bucket.images) == (1, 4, 4)

@@ -14,7 +14,8 @@ from train.compile_only import Memory, Plan, plan, remedy, render
 from train.config import ConfigError, load
 from train.flops import forward
 from train.stage import SupervisedStage
-from train.tpu_cost import CHIPS, Cost, EstimateError, seconds
+from train.tpu_cost import CHIPS, Cost, seconds
+from train.tpu_program import EstimateError
 from unirank_jax.batch import Bucket
 
 SETTINGS = ["batch.lists=4", "data.list_size=4", "data.max_visual_tokens=4", "mesh.tensor=2"]

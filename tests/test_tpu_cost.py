@@ -10,15 +10,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from train.tpu_cost import (
     CHIPS,
     Cost,
-    EstimateError,
     chip_of,
     collective_bytes,
-    compile_and_weigh,
     cost_of,
-    main_memory,
     seconds,
     widened,
 )
+from train.tpu_program import EstimateError
 from unirank_jax import sharding
 
 LINES = """
@@ -49,8 +47,8 @@ def test_a_real_program_is_counted(eight_devices: list[jax.Device]) -> None:
         for shape, place in zip(((64, 128), (128, 32)), split, strict=True)
     )
     program = jax.jit(jnp.matmul, out_shardings=NamedSharding(mesh, PartitionSpec()))
-    found = cost_of(program.lower(x, y).compile(), 8)
-    assert found.flops == pytest.approx(2 * 64 * 128 * 32 / 8, rel=0.05)  # and sums
+    found = cost_of(program.lower(x, y).compile().as_text(), 8)
+    assert found.flops == 2 * 64 * 128 * 32 / 8
     assert found.collectives == {"all-reduce": 2 * 7 / 8 * 64 * 32 * 4}
     assert found.kernels == 0
 
@@ -75,22 +73,6 @@ def test_terms_and_what_cannot_be() -> None:
     assert chip_of("v6e:4x4") is CHIPS["v6e"]
     with pytest.raises(EstimateError, match="v9: no peaks of v9; choose one of v5e"):
         chip_of("v9")
-
-
-def test_the_memory_of_a_program_is_all_that_is_allocated() -> None:
-    """Two arguments, a result, and two products that are there at once; four MiB each."""
-    side = 1024
-    matrix = jax.ShapeDtypeStruct((side, side), jnp.float32)
-
-    def product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-        y = jnp.tanh(a @ b)
-        z = jnp.sin(y @ b.T)
-        return z @ y + a, (y * z).sum()
-
-    _, total = compile_and_weigh(jax.jit(product).lower(matrix, matrix))
-    assert total == pytest.approx(5 * 4 * side**2, rel=1e-3)
-    assert main_memory("Memory Space: default (color=0)\nTotal bytes: 7 (7B)\n") == 7
-    assert main_memory("Memory Space: other (color=1)\nTotal bytes: 7 (7B)\n") == 0
 
 
 def test_a_kernel_fills_whole_lanes() -> None:

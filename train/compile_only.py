@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -41,16 +40,14 @@ from train.tpu_cost import (
     MEMORY_EFFICIENCY,
     Chip,
     Cost,
-    EstimateError,
     Seconds,
     chip_of,
-    compile_and_weigh,
     cost_by_depth,
     cost_of,
-    devices,
     seconds,
     widened,
 )
+from train.tpu_program import EstimateError, compile_and_weigh, devices, optimised_text
 from unirank_jax import sharding
 from unirank_jax.batch import Bucket
 from unirank_jax.config import ModelConfig, preset
@@ -117,21 +114,23 @@ def plan(config: TrainConfig, topology: str, make_step: MakeStep, *, signals: bo
         ConfigError: a configuration without a preset, or lists that do not divide.
         EstimateError: no TPU compiler, or counts that do not add up.
     """
-    chip, found = chip_of(topology), list(devices(topology))
-    mesh = sharding.mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, found)
+    chip, mesh = chip_of(topology), _mesh(config, topology)
+    chips = mesh.devices.size
     if not config.model.preset:
         raise ConfigError("--compile-only: model.preset names the shape; set it to 2b, 4b or 8b")
     model = preset(config.model.preset)
     bucket = _bucket(config, model, sharding.shard_count(mesh))
-    lowers = partial(_lowered, bucket=bucket, mesh=mesh, make_step=make_step, signals=signals)
-    lowered, state, frozen = lowers(config, model)
+    lowered, state, frozen = _lowered(config, model, bucket, mesh, make_step, signals)
     whole, total = compile_and_weigh(lowered)
     trained, moments, kept = (_bytes(x) for x in (state.trainable, state.optimizer, frozen))
     given = whole.memory_analysis().argument_size_in_bytes
     memory = Memory(trained, moments, kept, max(given - trained - moments - kept, 0), total - given)
 
-    short = _short(config)
-    one = cost_by_depth(model, lambda shape: cost_of(lowers(short, shape)[0].compile(), len(found)))
+    def shallow(shape: ModelConfig) -> Cost:
+        given = (_short(config), shape, bucket, topology, make_step, signals)
+        return cost_of(optimised_text(_lowered_alone, *given), chips)
+
+    one = cost_by_depth(model, shallow)
     cost = one * config.batch.accumulate
     updates = config.batch.accumulate * sharding.shard_count(mesh)
     products = forward(model, bucket, prefixes=True)
@@ -141,7 +140,7 @@ def plan(config: TrainConfig, topology: str, make_step: MakeStep, *, signals: bo
     matrices = updates * (passes * products.decoder + tower * products.tower)
     attention = updates * (3.0 * products.decoder_attention + tower * products.tower_attention)
     needed = matrices + attention
-    _check_loops(cost.flops * len(found), matrices if cost.kernels else needed)
+    _check_loops(cost.flops * chips, matrices if cost.kernels else needed)
     again = 1.0 if config.model.remat == "full" else 0.0
     kernel = updates * (
         (1.0 + again + BACKWARD) * products.decoder_attention * widened(model.text.head_dim)
@@ -149,7 +148,7 @@ def plan(config: TrainConfig, topology: str, make_step: MakeStep, *, signals: bo
         * products.tower_attention
         * widened(model.vision.head_dim)
     )
-    kernel_flops = kernel / len(found) if cost.kernels else 0.0
+    kernel_flops = kernel / chips if cost.kernels else 0.0
     return Plan(
         topology,
         dict(mesh.shape),
@@ -243,10 +242,27 @@ def _bucket(config: TrainConfig, model: ModelConfig, shards: int) -> Bucket:
     ).padded_where_full
 
 
+def _mesh(config: TrainConfig, topology: str) -> Mesh:
+    axes = config.mesh
+    return sharding.mesh(axes.data, axes.fsdp, axes.tensor, list(devices(topology)))
+
+
+def _lowered_alone(
+    config: TrainConfig,
+    model: ModelConfig,
+    bucket: Bucket,
+    topology: str,
+    make_step: MakeStep,
+    signals: bool,
+) -> Any:
+    """`_lowered` in a process that knows no device yet."""
+    mesh = _mesh(config, topology)
+    return _lowered(config, model, bucket, mesh, make_step, signals)[0]
+
+
 def _lowered(
     config: TrainConfig,
     model: ModelConfig,
-    *,
     bucket: Bucket,
     mesh: Mesh,
     make_step: MakeStep,

@@ -1,25 +1,20 @@
 """What a program costs on a TPU, from its compilation alone: an estimate, made of named terms.
 
-The compiler counts a loop's body once and a kernel not at all, so networks are compiled with one
-and with two unrolled layers and the difference is multiplied by the depth; kernels are counted by
-their products, traffic is read from the program (train/tpu_traffic.py). Nothing here was measured
-on a TPU.
+A loop's body is counted once and a kernel not at all, so networks are compiled with one and with
+two unrolled layers and the difference is multiplied by the depth; kernels are counted by their
+products. Products and traffic are read from the program (train/tpu_products.py, tpu_traffic.py).
+Nothing here was measured on a TPU.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
-import jax
-from jax.experimental import topologies
-
+from train.tpu_products import products
+from train.tpu_program import EstimateError
 from train.tpu_traffic import BYTES, traffic
 from unirank_jax.attention_splash import LANES
 from unirank_jax.config import ModelConfig
@@ -28,10 +23,6 @@ KERNEL_EFFICIENCY = 0.5  # of the peak, assumed for attention kernels
 MATMUL_EFFICIENCY = 0.8  # of the peak, assumed for matrix products
 MEMORY_EFFICIENCY = 0.8  # of the bandwidth
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-
-
-class EstimateError(ValueError):
-    """An estimate that cannot be right, or a chip that is not known."""
 
 
 @dataclass(frozen=True)
@@ -114,41 +105,14 @@ def cost_by_depth(config: ModelConfig, cost: Callable[[ModelConfig], Cost]) -> C
     )
 
 
-def cost_of(compiled: Any, chips: int) -> Cost:
-    """The cost of a compiled program of so many chips, loops counted once."""
-    told = compiled.cost_analysis()
-    text = compiled.as_text()
+def cost_of(text: str, chips: int) -> Cost:
+    """The cost of a program of so many chips from its optimised text, loops counted once."""
     return Cost(
-        float(told["flops"]),
+        products(text),
         traffic(text),
         text.count('custom_call_target="tpu_custom_call"'),
         collective_bytes(text, chips),
     )
-
-
-def compile_and_weigh(lowered: Any) -> tuple[Any, int]:
-    """The compiled program, and the bytes of a chip's main memory that it takes with its arguments.
-
-    They stand in a report that the compiler writes beside it: `memory_analysis` of a TPU program
-    with loops tells of more temporaries than are allocated.
-
-    Raises:
-        EstimateError: the compiler writes no such report.
-    """
-    with TemporaryDirectory() as folder:
-        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-        compiled = lowered.compile(compiler_options=options)
-        reports = [path.read_text() for path in Path(folder).glob("*memory-usage-report.txt")]
-    totals = [found for report in reports if (found := main_memory(report))]
-    if not totals:
-        raise EstimateError("the compiler wrote no report of the memory; take another libtpu")
-    return compiled, max(totals)
-
-
-def main_memory(report: str) -> int:
-    """The total of the chip's main memory in a compiler's memory-usage report; 0 without one."""
-    found = re.search(r"Memory Space: default \(color=0\)\s+Total bytes: (\d+)", report)
-    return int(found.group(1)) if found else 0
 
 
 def collective_bytes(text: str, chips: int) -> dict[str, float]:
@@ -237,25 +201,3 @@ def chip_of(topology: str) -> Chip:
     if name not in CHIPS:
         raise EstimateError(f"{topology}: no peaks of {name}; choose one of {', '.join(CHIPS)}")
     return CHIPS[name]
-
-
-def devices(topology: str) -> Sequence[jax.Device]:
-    """Devices of a topology, which exist for the compiler only.
-
-    This process computes on its CPU, even where the TPU compiler is installed without a TPU.
-
-    Raises:
-        EstimateError: no TPU compiler, or no such topology.
-    """
-    chip_of(topology)
-    jax.config.update("jax_platforms", "cpu")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-    except Exception as error:  # the compiler raises what it likes
-        raise EstimateError(
-            f"{topology}: {error}; the TPU compiler comes with libtpu (pip install "
-            "'unirank_jax[tpu]'), topologies are like v5e:4x4"
-        ) from error
-    return found.devices

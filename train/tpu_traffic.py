@@ -9,9 +9,10 @@ Loops are counted once, as in the compiler's count.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from math import prod
+
+from train.tpu_text import Computation, Operation, parse, running
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4}
 BYTES |= {"u32": 4, "f64": 8, "s64": 8, "u64": 8}
@@ -20,91 +21,16 @@ FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after
 FREE |= {"conditional", "call", "partition-id", "replica-id", "opt-barrier", "add-dependency"}
 SLICES = {"slice", "dynamic-slice", "gather"}  # they read what they give
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
-_LINE = re.compile(r"\s*(ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)")
-
-
-@dataclass
-class Operation:
-    """One line of a computation."""
-
-    name: str
-    shape: str
-    kind: str
-    operands: list[str]
-    calls: list[str]  # computations
-    root: bool
-    number: int = 0  # of a parameter
-
-
-@dataclass
-class Computation:
-    """Operations by name, in order."""
-
-    entry: bool
-    operations: dict[str, Operation] = field(default_factory=dict)
 
 
 def traffic(text: str) -> float:
     """Bytes of one run of the program, on one chip."""
     computations = parse(text)
     total = 0.0
-    for one in _running(computations):
+    for one in running(computations):
         for operation in one.operations.values():
             total += _moved(operation, one, computations)
     return total
-
-
-def parse(text: str) -> dict[str, Computation]:
-    """The computations of a program's text, by name."""
-    found: dict[str, Computation] = {}
-    current: Computation | None = None
-    for line in text.splitlines():
-        if line.startswith(("ENTRY ", "%")) and line.rstrip().endswith("{"):
-            match = re.match(r"(ENTRY )?%?([\w.-]+)", line)
-            assert match is not None
-            current = found[match.group(2)] = Computation(bool(match.group(1)))
-        elif line.rstrip() == "}":  # a kernel's description spans lines, one begins with a bracket
-            current = None
-        elif current is not None and (match := _LINE.match(line)):
-            root, name, shape, kind, rest = match.groups()
-            inside, after = _closed(rest)
-            calls = re.findall(r"(?:calls|body|condition|to_apply)=%?([\w.-]+)", after)
-            for several in re.findall(
-                r"(?:branch_computations|called_computations)={([^}]*)}", after
-            ):
-                calls += re.findall(r"[\w.-]+", several)
-            number = int(inside) if kind == "parameter" and inside.isdigit() else 0
-            operands = re.findall(r"%([\w.-]+)", inside)
-            current.operations[name] = Operation(
-                name, shape, kind, operands, calls, bool(root), number
-            )
-    return found
-
-
-def _closed(rest: str) -> tuple[str, str]:
-    """What stands before the bracket that closes, and what after it."""
-    depth = 1
-    for at, letter in enumerate(rest):
-        depth += {"(": 1, ")": -1}.get(letter, 0)
-        if not depth:
-            return rest[:at], rest[at + 1 :]
-    return rest, ""
-
-
-def _running(computations: dict[str, Computation]) -> Iterator[Computation]:
-    """The entry, and the bodies of loops, branches and calls that it reaches; not those inside
-    fusions and reductions."""
-    left = [one for one in computations.values() if one.entry]
-    seen: set[int] = set()
-    while left:
-        one = left.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        yield one
-        for operation in one.operations.values():
-            if operation.kind in ("while", "conditional", "call"):
-                left += [computations[name] for name in operation.calls if name in computations]
 
 
 def _moved(operation: Operation, one: Computation, all_: dict[str, Computation]) -> float:

@@ -1,0 +1,47 @@
+"""What a compiler leaves of a program: its text before it is done, and the memory it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from train.tpu_products import products
+from train.tpu_program import EstimateError, compile_and_weigh, main_memory, optimised_text
+
+
+def lowered_product(side: int) -> Any:
+    matrix = jax.ShapeDtypeStruct((side, side), jnp.float32)
+    return jax.jit(jnp.matmul).lower(matrix, matrix)
+
+
+def nothing_to_lower() -> Any:
+    raise ValueError("no such network")
+
+
+def test_the_text_of_another_process() -> None:
+    assert products(optimised_text(lowered_product, 96)) == 2 * 96**3
+
+
+def test_a_process_that_fails_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(EstimateError, match="status 1 before the program was optimised"):
+        optimised_text(nothing_to_lower)
+    assert "no such network" in capfd.readouterr().err
+
+
+def test_the_memory_of_a_program_is_all_that_is_allocated() -> None:
+    """Two arguments, a result, and two products that are there at once; four MiB each."""
+    side = 1024
+    matrix = jax.ShapeDtypeStruct((side, side), jnp.float32)
+
+    def product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y = jnp.tanh(a @ b)
+        z = jnp.sin(y @ b.T)
+        return z @ y + a, (y * z).sum()
+
+    _, total = compile_and_weigh(jax.jit(product).lower(matrix, matrix))
+    assert total == pytest.approx(5 * 4 * side**2, rel=1e-3)
+    assert main_memory("Memory Space: default (color=0)\nTotal bytes: 7 (7B)\n") == 7
+    assert main_memory("Memory Space: other (color=1)\nTotal bytes: 7 (7B)\n") == 0

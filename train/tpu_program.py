@@ -1,0 +1,112 @@
+"""Compilation for a TPU that is not there, as much of it as is asked for.
+
+The compiler writes the optimised text and what the program takes of memory to a folder before it
+makes machine code. That takes nineteen twentieths of the time and changes nothing that an estimate
+reads: `optimised_text` compiles in a process of its own and ends it once the text is there.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+TEXT, REPORT = "*after_optimizations.txt", "*memory-usage-report.txt"  # in the order of writing
+POLL = 0.2  # seconds
+
+
+class EstimateError(ValueError):
+    """An estimate that cannot be made, or that cannot be right."""
+
+
+def devices(topology: str) -> Sequence[jax.Device]:
+    """Devices of a topology, which exist for the compiler only.
+
+    This process computes on its CPU, even where the TPU compiler is installed without a TPU.
+
+    Raises:
+        EstimateError: no TPU compiler, or no such topology.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no process takes a chip
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except Exception as error:  # the compiler raises what it likes
+        raise EstimateError(
+            f"{topology}: {error}; the TPU compiler comes with libtpu (pip install "
+            "'unirank_jax[tpu]'), topologies are like v5e:4x4"
+        ) from error
+    return found.devices
+
+
+def compile_and_weigh(lowered: Any) -> tuple[Any, int]:
+    """The compiled program, and the bytes of a chip's main memory that it takes with its arguments.
+
+    They stand in the compiler's report: `memory_analysis` of a TPU program with loops tells of more
+    temporaries than are allocated.
+
+    Raises:
+        EstimateError: the compiler writes no such report.
+    """
+    with TemporaryDirectory() as folder:
+        compiled = lowered.compile(compiler_options=_written_to(folder))
+        reports = [path.read_text() for path in Path(folder).glob(REPORT)]
+    totals = [found for report in reports if (found := main_memory(report))]
+    if not totals:
+        raise EstimateError("the compiler wrote no report of the memory; take another libtpu")
+    return compiled, max(totals)
+
+
+def main_memory(report: str) -> int:
+    """The total of the chip's main memory in a compiler's memory-usage report; 0 without one."""
+    found = re.search(r"Memory Space: default \(color=0\)\s+Total bytes: (\d+)", report)
+    return int(found.group(1)) if found else 0
+
+
+def optimised_text(lower: Callable[..., Any], *arguments: Any) -> str:
+    """The optimised text of a program, before it becomes machine code.
+
+    lower: a function of a module that gives the lowered program. It is called in another process,
+    so that it and its arguments are pickled.
+
+    Raises:
+        EstimateError: that process ended without the text; what it printed says why.
+    """
+    with TemporaryDirectory() as folder:
+        target = (folder, lower, arguments)
+        process = multiprocessing.get_context("spawn").Process(target=_compile, args=target)
+        process.daemon = True  # ends with this one
+        process.start()
+        try:
+            while not any(Path(folder).glob(REPORT)):
+                ended = process.exitcode is not None
+                if ended and not any(Path(folder).glob(REPORT)):
+                    raise EstimateError(
+                        f"the compiler's process ended with status {process.exitcode} before the "
+                        "program was optimised; it says why above"
+                    )
+                process.join(POLL)
+        finally:
+            process.kill()
+            process.join()
+        texts = [path.read_text() for path in Path(folder).glob(TEXT)]
+    if len(texts) != 1:
+        raise EstimateError(f"the compiler wrote {len(texts)} programs of one; take another libtpu")
+    return texts[0]
+
+
+def _compile(folder: str, lower: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    lower(*arguments).compile(compiler_options=_written_to(folder))
+
+
+def _written_to(folder: str) -> dict[str, Any]:
+    return {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
