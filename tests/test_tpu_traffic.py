@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from train.tpu_traffic import parse, traffic
+from train.tpu_text import parse
+from train.tpu_traffic import traffic
 
 TEXT = (Path(__file__).parent / "golden" / "tpu_program.txt").read_text()
 BLOCK = 8 * 128 * 4
@@ -12,9 +13,9 @@ BLOCK = 8 * 128 * 4
 
 def test_what_stays_on_the_chip_is_not_counted() -> None:
     """By operation: x and one slice of four read; a copy out; a slice put in place (read and
-    written); a loop's body (read twice, written); a slice fetched; a kernel that reads one and
-    writes half."""
-    assert traffic(TEXT) == BLOCK * (2 + 1 + 2 + 3 + 1 + 1.5)
+    written); a loop's body (read twice, written); a slice fetched, in both spellings; a kernel that
+    reads one and writes half."""
+    assert traffic(TEXT) == BLOCK * (2 + 1 + 2 + 3 + 1 + 1 + 1.5)
 
 
 def test_operations_are_parsed() -> None:

@@ -38,7 +38,7 @@ def _moved(operation: Operation, one: Computation, all_: dict[str, Computation])
     kind = operation.kind
     if kind in FREE or kind.endswith("-done"):
         return 0.0
-    if kind.removesuffix("-start") in SLICES and kind.endswith("-start"):
+    if kind.endswith("-start") and _started(operation, all_) in SLICES:
         given, _, taken = operation.shape.partition("), ")  # ((operand ..), result, context)
         return _size(taken) + (_whole(taken) if _size(given) else 0.0)
     if kind.endswith("-start"):  # the result names both sides
@@ -59,6 +59,14 @@ def _moved(operation: Operation, one: Computation, all_: dict[str, Computation])
         if source is not None and (size := _size(source.shape)):
             read += size if inner is None else min(size, _read(inner, at, size))
     return result + read
+
+
+def _started(operation: Operation, all_: dict[str, Computation]) -> str:
+    """The kind of what goes on beside the rest: the name says it, or what is called."""
+    called = all_.get(operation.calls[0]) if operation.calls else None
+    if operation.kind == "async-start" and called is not None:
+        return next((one.kind for one in called.operations.values() if one.root), "")
+    return operation.kind.removesuffix("-start")
 
 
 def _read(inner: Computation, number: int, size: float) -> float:
