@@ -8,10 +8,13 @@
         source=data/sci stage1=exported
 
 Written down before any of them was run. All are judged on the validation split with the seeds 0 and
-1; each table corrects its own arms by Holm, and the p values of all four tables are corrected once
-more together (`unirank_jax.significance.holm`). The one with the largest
-gain is run again with five other seeds (`--set first_seed=10 seeds=5`) and judged once on the test
-split (`judged_on=test`). All are told. `mined` is the folder of `configs/sci_study.py`.
+1; each table corrects its own arms by Holm, and all arms of the four are corrected together:
+
+    python -m train.studies runs/noisy runs/few runs/top runs/hard
+
+The setting with the largest gain is run again with five other seeds (`--set first_seed=10 seeds=5`)
+and judged once on the test split (`judged_on=test`). All are told. `mined` is the folder of
+`configs/sci_study.py`.
 """
 
 from dataclasses import replace

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs.sci_study import full
-from train import study
+from train import studies, study
 from train.config import load
 from train.pool_scores import read
 from train.study import Arm, StudyConfig
@@ -213,6 +213,28 @@ def test_a_study_may_be_judged_on_the_validation_split(
         "seed=5",
         "seed=6",
     }
+
+
+def test_arms_of_several_studies_are_corrected_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(study.subprocess, "run", fake([]))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "programs")
+    runs = [tmp_path / name for name in ("one", "two")]
+    for run in runs:
+        study.run(replace(CONFIG, name=f"study {run.name}"), run)
+    alone = json.loads((runs[0] / "table.json").read_text())["lists20"]
+    capsys.readouterr()
+    out = tmp_path / "together.md"
+    assert studies.main([*map(str, runs), "--out", str(out)]) == 0
+    text = out.read_text()
+    assert capsys.readouterr().out == text
+    p = alone["less continued"]["aligned"]["p"]
+    assert alone["holm"] == {"aligned": p}  # alone it needs no correction, of two the least doubles
+    lines = [line for line in text.splitlines() if line.startswith("| study ")][1:]
+    assert len(lines) == 2 and all(f"| {p:.3g} | {min(1, 2 * p):.3g} |" in one for one in lines)
+    assert studies.main([str(tmp_path / "three")]) == 1
+    assert "three: no finished study" in capsys.readouterr().err
 
 
 def test_what_cannot_be_studied_is_told() -> None:

@@ -122,9 +122,9 @@ def _markdown(
         cells = [
             row,
             str(len(rows[row])),
-            _span(values[row], ""),
-            _span(above[row], "+") if row in above else "",
-            _span(gain, "+") if gain else "",
+            span(values[row], ""),
+            span(above[row], "+") if row in above else "",
+            span(gain, "+") if gain else "",
             f"{gain.p:.3g}" if gain else "",
             f"{corrected[row]:.3g}" if row in corrected else "",
             f"{tests[row]:.3g}" if row in tests else "",
@@ -143,19 +143,20 @@ def _outside(
     """Against the strongest row that this pipeline has not trained."""
     lines = [
         f"Against {outside}, the strongest row that is not of this pipeline (Recall@1 "
-        f"{_span(recall[outside], '')}):",
+        f"{span(recall[outside], '')}):",
         "",
         f"| | Hit@1 less {outside} | relative | p | Recall@1 |",
         "| - | -: | -: | -: | -: |",
     ]
     for row in sorted(names, key=lambda row: -over[row].mean):
-        gain, share = _span(over[row], "+"), _span(relative[row], "+")
+        gain, share = span(over[row], "+"), span(relative[row], "+")
         lines.append(
-            f"| {row} | {gain} | {share} % | {over[row].p:.3g} | {_span(recall[row], '')} |"
+            f"| {row} | {gain} | {share} % | {over[row].p:.3g} | {span(recall[row], '')} |"
         )
     return "\n".join(lines)
 
 
-def _span(one: Estimate, sign: str) -> str:
+def span(one: Estimate, sign: str) -> str:
+    """In percent, with its interval."""
     mean, low, high = (100 * x for x in (one.mean, one.low, one.high))
     return f"{mean:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
