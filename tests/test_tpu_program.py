@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -41,7 +42,29 @@ def test_the_memory_of_a_program_is_all_that_is_allocated() -> None:
         z = jnp.sin(y @ b.T)
         return z @ y + a, (y * z).sum()
 
-    _, total = compile_and_weigh(jax.jit(product).lower(matrix, matrix))
+    text, total = compile_and_weigh(jax.jit(product).lower(matrix, matrix))
+    assert products(text) == 2 * 3 * side**3
     assert total == pytest.approx(5 * 4 * side**2, rel=1e-3)
     assert main_memory("Memory Space: default (color=0)\nTotal bytes: 7 (7B)\n") == 7
     assert main_memory("Memory Space: other (color=1)\nTotal bytes: 7 (7B)\n") == 0
+
+
+class TooLarge:
+    """A program that the compiler optimises and then refuses, with or without its report."""
+
+    def __init__(self, report: str) -> None:
+        self.report = report
+
+    def compile(self, compiler_options: dict[str, Any]) -> None:
+        folder = Path(compiler_options["xla_dump_to"])
+        (folder / "module.after_optimizations.txt").write_text("the program")
+        if self.report:
+            (folder / "module.memory-usage-report.txt").write_text(self.report)
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory on HBM")
+
+
+def test_a_program_that_is_too_large_is_weighed() -> None:
+    report = "Memory Space: default (color=0)\nTotal bytes: 17 (17B)\n"
+    assert compile_and_weigh(TooLarge(report)) == ("the program", 17)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="memory on HBM"):
+        compile_and_weigh(TooLarge(""))

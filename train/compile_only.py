@@ -120,11 +120,11 @@ def plan(config: TrainConfig, topology: str, make_step: MakeStep, *, signals: bo
         raise ConfigError("--compile-only: model.preset names the shape; set it to 2b, 4b or 8b")
     model = preset(config.model.preset)
     bucket = _bucket(config, model, sharding.shard_count(mesh))
-    lowered, state, frozen = _lowered(config, model, bucket, mesh, make_step, signals)
-    whole, total = compile_and_weigh(lowered)
-    trained, moments, kept = (_bytes(x) for x in (state.trainable, state.optimizer, frozen))
-    given = whole.memory_analysis().argument_size_in_bytes
-    memory = Memory(trained, moments, kept, max(given - trained - moments - kept, 0), total - given)
+    lowered, state, frozen, batch = _lowered(config, model, bucket, mesh, make_step, signals)
+    text, total = compile_and_weigh(lowered)
+    trained, moments = _bytes(state.trainable), _bytes(state.optimizer)
+    kept, fed = _bytes(frozen), _bytes(batch)
+    memory = Memory(trained, moments, kept, fed, total - trained - moments - kept - fed)
 
     def shallow(shape: ModelConfig) -> Cost:
         given = (_short(config), shape, bucket, topology, make_step, signals)
@@ -157,7 +157,7 @@ def plan(config: TrainConfig, topology: str, make_step: MakeStep, *, signals: bo
         cost,
         seconds(cost, kernel_flops, chip),
         needed,
-        whole.as_text().count('custom_call_target="tpu_custom_call"'),
+        text.count('custom_call_target="tpu_custom_call"'),
         chip,
         config.batch.accumulate,
     )
@@ -267,8 +267,9 @@ def _lowered(
     mesh: Mesh,
     make_step: MakeStep,
     signals: bool,
-) -> tuple[Any, TrainState, Params]:
-    """The update before it is compiled, and the abstract state and frozen parameters it takes."""
+) -> tuple[Any, TrainState, Params, Micro]:
+    """The update before it is compiled, and what it takes, abstract: state, frozen parameters and
+    batch."""
     for name in (OVERLAP, PICTURES):
         if name in config.loss:
             raise ConfigError(f"loss.{name}: for small models that need no pod; leave it out")
@@ -291,7 +292,7 @@ def _lowered(
     step = make_step(objective, optimizer, state_places, frozen, mesh)
     state = abstract_state(optimizer, trained, state_places)
     batch = _batch(config, model, bucket, mesh, signals)
-    return step.jitted.lower(state, frozen, batch), state, frozen
+    return step.jitted.lower(state, frozen, batch), state, frozen, batch
 
 
 def _batch(

@@ -48,8 +48,9 @@ def devices(topology: str) -> Sequence[jax.Device]:
     return found.devices
 
 
-def compile_and_weigh(lowered: Any) -> tuple[Any, int]:
-    """The compiled program, and the bytes of a chip's main memory that it takes with its arguments.
+def compile_and_weigh(lowered: Any) -> tuple[str, int]:
+    """The optimised text of a program that is compiled to its end, and the bytes of a chip's main
+    memory that it takes with its arguments; of one that is too large for the chip, too.
 
     They stand in the compiler's report: `memory_analysis` of a TPU program with loops tells of more
     temporaries than are allocated.
@@ -58,12 +59,16 @@ def compile_and_weigh(lowered: Any) -> tuple[Any, int]:
         EstimateError: the compiler writes no such report.
     """
     with TemporaryDirectory() as folder:
-        compiled = lowered.compile(compiler_options=_written_to(folder))
-        reports = [path.read_text() for path in Path(folder).glob(REPORT)]
-    totals = [found for report in reports if (found := main_memory(report))]
-    if not totals:
+        try:
+            lowered.compile(compiler_options=_written_to(folder))
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) or not _read(folder, REPORT):
+                raise
+        totals = [found for report in _read(folder, REPORT) if (found := main_memory(report))]
+        texts = _read(folder, TEXT)
+    if not totals or len(texts) != 1:
         raise EstimateError("the compiler wrote no report of the memory; take another libtpu")
-    return compiled, max(totals)
+    return texts[0], max(totals)
 
 
 def main_memory(report: str) -> int:
@@ -87,9 +92,9 @@ def optimised_text(lower: Callable[..., Any], *arguments: Any) -> str:
         process.daemon = True  # ends with this one
         process.start()
         try:
-            while not any(Path(folder).glob(REPORT)):
+            while not _read(folder, REPORT):
                 ended = process.exitcode is not None
-                if ended and not any(Path(folder).glob(REPORT)):
+                if ended and not _read(folder, REPORT):
                     raise EstimateError(
                         f"the compiler's process ended with status {process.exitcode} before the "
                         "program was optimised; it says why above"
@@ -98,7 +103,7 @@ def optimised_text(lower: Callable[..., Any], *arguments: Any) -> str:
         finally:
             process.kill()
             process.join()
-        texts = [path.read_text() for path in Path(folder).glob(TEXT)]
+        texts = _read(folder, TEXT)
     if len(texts) != 1:
         raise EstimateError(f"the compiler wrote {len(texts)} programs of one; take another libtpu")
     return texts[0]
@@ -110,3 +115,7 @@ def _compile(folder: str, lower: Callable[..., Any], arguments: tuple[Any, ...])
 
 def _written_to(folder: str) -> dict[str, Any]:
     return {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+
+
+def _read(folder: str, pattern: str) -> list[str]:
+    return [path.read_text() for path in Path(folder).glob(pattern)]
