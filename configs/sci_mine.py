@@ -27,6 +27,7 @@ def tiny() -> MineConfig:
         texts=25,
         images=25,
         shard_queries=50,
+        tensor=1,
         mining=DEFAULTS,
         pairs_per_query=16,
     )

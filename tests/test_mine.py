@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import tiny_run
 
 from train import mine as command
-from train import sft
+from train import pool_scores, processes, sft
 from train.pool_scores import pool_of, read
 from unirank_jax.datasets.dataset import sample
 from unirank_jax.datasets.overlay import overlaid
@@ -93,10 +94,45 @@ def test_a_killed_run_goes_on_without_a_changed_byte(
     assert not (tmp_path / "cut" / "mined.jsonl.gz").exists()
     monkeypatch.setattr(command, "load_reranker", lambda folder: FakeReranker())
     assert run(tmp_path / "cut") == 0
-    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
-    assert names == sorted(path.name for path in (tmp_path / "cut").iterdir())
-    for name in names:
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_processes_share_the_work_and_change_no_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three processes, as threads: embeddings of the pool and shards are made by one each."""
+    monkeypatch.setattr(pool_scores, "PART", 40)
+    assert run(tmp_path / "alone") == 0
+    barrier = threading.Barrier(3, timeout=60)
+    rerankers: dict[int, FakeReranker] = {}
+
+    def share() -> processes.Share:
+        return processes.Share(int(threading.current_thread().name), 3)
+
+    def load(folder: Path) -> FakeReranker:
+        return rerankers.setdefault(share().index, FakeReranker())
+
+    monkeypatch.setattr(command, "load_reranker", load)
+    monkeypatch.setattr(processes, "share", share)
+    monkeypatch.setattr(processes, "meet", lambda name: barrier.wait())
+    threads = [
+        threading.Thread(target=run, args=(tmp_path / "shared",), name=str(n)) for n in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
+    assert [99 - rerankers[n].patience for n in range(3)] == [2, 1, 0], "three shards, one first"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file by its name."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_records_and_results_name_what_the_dataset_holds(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ class Checkpoints:
 
     def problems(self, step: int) -> list[str]:
         """What is wrong with a complete step: every array is read, every number must be finite."""
-        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         try:
             self.meta(step)
             found = []

@@ -120,7 +120,7 @@ def restore_model(workdir: Path, step: str | int) -> tuple[Model, TrainConfig, M
     config = _config_of(workdir)
     layout, _ = make_layout(read_config(workdir / MODEL_FOLDER), config.lora, 0)
     names = layout.select(config.freeze)
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with _reading(workdir, config) as checkpoints:
         number = checkpoints.resolve(step)
         params = network(checkpoints.restore_part(number, "trainable", place))

@@ -4,8 +4,9 @@ Retrieves each query's candidates from the whole pool, scores them with the curr
 what may be relevant, and draws negatives by margin and modality (train/mining.py). Other items of
 the query's own object that its list does not judge are never negatives (train/judging.py). The
 scores are written in shards; running the same command again goes on after the last one, and mining
-again with other settings reads them without scoring. Train on the result with
-`python -m train.sft --set data.lists=DIR/mined.jsonl.gz`.
+again with other settings reads them without scoring. Several processes (a pod, train/processes.py)
+that run the same command share the shards; the result does not depend on how many they are. Train
+on it with `python -m train.sft --set data.lists=DIR/mined.jsonl.gz`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from train import processes
 from train.config import ConfigError, keep, load, parse, to_dict
 from train.dual import Embedder
 from train.evaluation import examples_of
 from train.initial import ASSETS
 from train.mining import Mined, MiningSettings, Pool, balanced, mine, preferences, summary
 from train.pool_scores import pool_of, read, write_scores
+from unirank_jax import sharding
 from unirank_jax.datasets.dataset import Dataset, DatasetError, open_source
 from unirank_jax.datasets.formats.writing import json_line, write_lines
 from unirank_jax.datasets.overlay import write_lists
@@ -30,10 +35,11 @@ from unirank_jax.datasets.records import RankList
 from unirank_jax.hub import WeightsError, fingerprint, resolve
 from unirank_jax.loading import load as load_reranker
 from unirank_jax.metrics import UNJUDGED
+from unirank_jax.reranker import Reranker
 
-FORMAT = 3  # of the shards; 3: each begins with the history of the one before
-ABOUT, VECTORS, LISTS = "mining.json", "vectors.npy", "mined.jsonl.gz"
-EXPECTED = (ConfigError, DatasetError, WeightsError, ValueError)
+FORMAT = 4  # of the shards; 4: each begins with the history of the first
+ABOUT, VECTORS, LISTS = "mining.json", "vectors", "mined.jsonl.gz"
+EXPECTED = (ConfigError, DatasetError, WeightsError, ValueError, jax.errors.JaxRuntimeError)
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class MineConfig:
     texts: int  # candidates of each form from the first stage
     images: int
     shard_queries: int  # queries per file: what a killed run loses at most
+    tensor: int  # devices of each process that the model is spread over
     mining: MiningSettings
     pairs_per_query: int  # preferences, at most
 
@@ -56,16 +63,18 @@ class MineConfig:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run or go on. Exit code 0 when finished, 1 on an error."""
     arguments = parse("mine", __doc__ or "", "configs/sci_mine.py", argv)
+    workdir = Path(arguments.workdir)
     try:
-        run(load(arguments.config, arguments.set), Path(arguments.workdir))
+        config = load(arguments.config, arguments.set)
+        processes.join()
+        run(config, workdir)
     except EXPECTED as error:
-        print(f"train.mine: {error}", file=sys.stderr)
-        return 1
+        return processes.failed("train.mine", error, workdir)
     return 0
 
 
-def run(config: MineConfig, workdir: Path) -> dict[str, int]:
-    """Score what is missing, then mine; prints and returns the counts.
+def run(config: MineConfig, workdir: Path) -> None:
+    """Score what is missing, then mine and print the counts.
 
     Raises:
         ConfigError: the folder holds the scores of other data, of another model or other places.
@@ -73,31 +82,36 @@ def run(config: MineConfig, workdir: Path) -> dict[str, int]:
     dataset = open_source(config.source)
     if config.split not in dataset.splits:
         raise DatasetError(f"split: no lists in {config.split!r}; choose of {dataset.splits}")
-    workdir.mkdir(parents=True, exist_ok=True)
+    first = processes.share().index == 0
     scoring = _scoring(config, dataset)
-    keep(workdir / ABOUT, scoring, "scores of another kind")
+    processes.agree({"configuration and data": json.dumps(scoring)})
+    if first:
+        workdir.mkdir(parents=True, exist_ok=True)
+        keep(workdir / ABOUT, scoring, "scores of another kind")
+    processes.meet("folder")
     examples = examples_of(dataset, config.split, config.limit or None)
     size = config.shard_queries
     shards = {
         workdir / f"scores-{start // size:05d}.jsonl.gz": examples[start : start + size]
         for start in range(0, len(examples), size)
     }
-    if not all(path.exists() for path in shards):
+    if not processes.same(all(path.exists() for path in shards)):
         write_scores(
             shards,
             dataset,
             config.split,
             Embedder(load_reranker(_dual_encoder(config))),
-            load_reranker(_model(config)),
+            _reranker(config),
             texts=config.texts,
             images=config.images,
             vectors=workdir / VECTORS,
         )
-    counts = _mine(config, shards, workdir)
-    width = max(len(name) for name in counts)
-    print("\n".join(f"{name.ljust(width)}  {count}" for name, count in counts.items()))
-    print(f"{workdir}: {LISTS}, preferences.jsonl.gz, audit.jsonl, summary.json")
-    return counts
+    if first:
+        counts = _mine(config, shards, workdir)
+        width = max(len(name) for name in counts)
+        print("\n".join(f"{name.ljust(width)}  {count}" for name, count in counts.items()))
+        print(f"{workdir}: {LISTS}, preferences.jsonl.gz, audit.jsonl, summary.json")
+    processes.meet("mined")
 
 
 # Mining -------------------------------------------------------------------------------------------
@@ -177,6 +191,14 @@ def _scoring(config: MineConfig, dataset: Dataset) -> dict[str, Any]:
         "model": fingerprint(_model(config)),
         "dual_encoder": fingerprint(_dual_encoder(config)),
     }
+
+
+def _reranker(config: MineConfig) -> Reranker:
+    """On the first of this process's devices, or over the first few."""
+    if config.tensor == 1:
+        return load_reranker(_model(config))
+    devices = jax.local_devices()[: config.tensor]
+    return load_reranker(_model(config), mesh=sharding.mesh(1, 1, config.tensor, devices))
 
 
 def _model(config: MineConfig) -> Path:

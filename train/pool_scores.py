@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from train import processes
 from train.baselines import unit_vectors
 from train.dual import Embedder
 from train.evaluation import content
@@ -20,8 +21,11 @@ from train.judging import Assessor
 from train.mining import Pool
 from unirank_jax.datasets.dataset import Dataset
 from unirank_jax.datasets.formats.writing import json_line, write_lines
-from unirank_jax.datasets.records import Example
+from unirank_jax.datasets.records import Example, Item
 from unirank_jax.reranker import Reranker
+
+HISTORY = "history.json"  # beside the shards
+PART = 8192  # items of the pool that are embedded and kept together
 
 
 def write_scores(
@@ -35,36 +39,54 @@ def write_scores(
     images: int,
     vectors: Path,
 ) -> None:
-    """Write the shards that are missing, one record per query.
+    """Write the shards that are missing, one record per query; of several processes each its own.
 
     The last digits of a logit depend on the sizes of the batch it was computed in, and these on all
-    batches before. So a shard begins with what is known after the shard before it, written beside
-    that one: whoever writes it, it has the same bytes.
+    batches before. So every shard begins with what is known after the first one, written beside it:
+    whoever writes a shard, it has the same bytes.
 
-    texts, images: candidates of each form that are retrieved. vectors: a file that keeps the
+    texts, images: candidates of each form that are retrieved. vectors: a folder that keeps the
     embeddings of the pool.
     """
     items = [dataset.item(did) for did in dataset.pool(split)]
     assessor = Assessor(dataset, split, items)
-    pool = _vectors(vectors, lambda: unit_vectors("items", embedder.items, items))
+    pool = _vectors(vectors, embedder, items)
     stage = FirstStage(items, pool, texts=texts, images=images)
-    history = reranker.engine.history()
-    with tqdm(total=sum(map(len, shards.values())), desc="scoring", unit="query") as bar:
-        for path, part in shards.items():
-            after = path.with_name(path.name.replace("scores", "history").removesuffix("l.gz"))
-            if not (path.exists() and after.exists()):
-                reranker.engine.recall(history)
-                queries = [example.query for example in part]
-                asked = unit_vectors("queries", embedder.queries, queries)
-                pools = [
-                    _pool(example, stage, found.places.tolist(), found.raw)
-                    for example, found in zip(part, stage.search(queries, asked), strict=True)
-                ]
-                records = list(_records(part, pools, assessor, reranker))
-                write_lines(after, [json.dumps(reranker.engine.history())])
-                write_lines(path, map(json_line, records))
-            history = json.loads(after.read_text("utf-8"))
-            bar.update(len(part))
+    first, *rest = shards
+    history = first.with_name(HISTORY)
+    here = processes.share()
+    own = here.of(rest)
+
+    def missing(path: Path) -> bool:
+        return not path.exists() or (path == first and not history.exists())
+
+    def write(path: Path) -> None:
+        part = shards[path]
+        queries = [example.query for example in part]
+        asked = unit_vectors("queries", embedder.queries, queries)
+        pools = [
+            _pool(example, stage, found.places.tolist(), found.raw)
+            for example, found in zip(part, stage.search(queries, asked), strict=True)
+        ]
+        records = list(_records(part, pools, assessor, reranker))
+        if path == first:
+            write_lines(history, [json.dumps(reranker.engine.history())])
+        write_lines(path, map(json_line, records))
+
+    total = sum(len(shards[path]) for path in ([first, *own] if here.index == 0 else own))
+    with tqdm(total=total, desc="scoring", unit="query") as bar:
+        if here.index == 0:
+            if missing(first):
+                write(first)
+            bar.update(len(shards[first]))
+        processes.meet("first shard")
+        known = json.loads(history.read_text("utf-8"))
+        for path in own:
+            if missing(path):
+                reranker.engine.recall(known)
+                write(path)
+            bar.update(len(shards[path]))
+    processes.meet("scores")
 
 
 def _pool(
@@ -107,14 +129,21 @@ def _records(
         }
 
 
-def _vectors(path: Path, make: Any) -> np.ndarray:
-    """Embeddings of the pool, kept beside the shards."""
-    if not path.exists():
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(temporary, "wb") as file:
-            np.save(file, make(), allow_pickle=False)
-        os.replace(temporary, path)
-    return np.load(path, allow_pickle=False)
+def _vectors(folder: Path, embedder: Embedder, items: Sequence[Item]) -> np.ndarray:
+    """Embeddings of the pool, kept in parts; of several processes each makes its own."""
+    folder.mkdir(exist_ok=True)
+    parts = {
+        folder / f"{start // PART:05d}.npy": items[start : start + PART]
+        for start in range(0, len(items), PART)
+    }
+    for path in processes.share().of(list(parts)):
+        if not path.exists():
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            with open(temporary, "wb") as file:
+                np.save(file, unit_vectors("items", embedder.items, parts[path]), False)
+            os.replace(temporary, path)
+    processes.meet("vectors")
+    return np.concatenate([np.load(path, allow_pickle=False) for path in parts])
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

@@ -12,9 +12,10 @@ import importlib.util
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -24,6 +25,9 @@ BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 LOST_AFTER = 60  # seconds without a sign of life after which a process counts as lost
 WAIT = "UNIRANK_LOST_AFTER"  # the variable that says otherwise
 LOST = 75  # exit code where a collective fails before that: try again
+
+
+Part = TypeVar("Part")
 
 
 class ProcessesError(ValueError):
@@ -122,6 +126,29 @@ def agree(facts: Mapping[str, str]) -> None:
         raise ProcessesError(
             "\n".join(problems) + "\nstart every process with the same command, code and data"
         )
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which of several processes this one is, where each does a part of the work."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, parts: Sequence[Part]) -> Sequence[Part]:
+        """This process's: every count-th."""
+        return parts[self.index :: self.count]
+
+
+def share() -> Share:
+    """This process's."""
+    return Share(jax.process_index(), jax.process_count())
+
+
+def meet(name: str) -> None:
+    """Wait until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def same(value: bool) -> bool:

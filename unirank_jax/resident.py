@@ -101,7 +101,7 @@ class Resident:
 
 def resident(budget_bytes: int, like: Features, mesh: Mesh | None) -> Resident | None:
     """On one accelerator, where there is a budget; a CPU's memory is the host's."""
-    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    device = jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
     alone = mesh is None or mesh.size == 1
     if not budget_bytes or not alone or device.platform == "cpu":
         return None

@@ -182,7 +182,7 @@ def load_params(
         raise WeightsError(f"the key table does not cover the model: {_listing(uncovered)}")
     _check(files, table, shapes, config)
     places = {} if shardings is None else flatten(shardings)
-    single = SingleDeviceSharding(jax.devices()[0])
+    single = SingleDeviceSharding(jax.local_devices()[0])
     groups: dict[str, list[Entry]] = {}
     for entry in table:
         groups.setdefault(entry.name, []).append(entry)
