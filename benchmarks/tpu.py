@@ -35,7 +35,7 @@ from train.tpu_cost import (
     seconds,
     widened,
 )
-from train.tpu_program import EstimateError, devices, optimised_text
+from train.tpu_program import EstimateError, devices, optimised
 from unirank_jax import sharding
 from unirank_jax.batch import Bucket
 from unirank_jax.config import ModelConfig, preset
@@ -130,7 +130,7 @@ def estimate(name: str, topology: str, chips: int) -> Estimate:
     config, chip = preset(name), chip_of(topology)
 
     def cost_at(shape: ModelConfig) -> Cost:
-        return cost_of(optimised_text(lowered, shape, topology, chips), chips)
+        return cost_of(optimised(lowered, shape, topology, chips)[0], chips)
 
     cost = cost_by_depth(config, cost_at)
     needed = forward(config, bucket_of(config), prefixes=False)

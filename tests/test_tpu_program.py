@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from train.tpu_products import products
-from train.tpu_program import EstimateError, compile_and_weigh, main_memory, optimised_text
+from train.tpu_program import EstimateError, compiled, main_memory, optimised
 
 
 def lowered_product(side: int) -> Any:
@@ -23,12 +23,12 @@ def nothing_to_lower() -> Any:
 
 
 def test_the_text_of_another_process() -> None:
-    assert products(optimised_text(lowered_product, 96)) == 2 * 96**3
+    assert products(optimised(lowered_product, 96)[0]) == 2 * 96**3
 
 
 def test_a_process_that_fails_is_told(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(EstimateError, match="status 1 before the program was optimised"):
-        optimised_text(nothing_to_lower)
+        optimised(nothing_to_lower)
     assert "no such network" in capfd.readouterr().err
 
 
@@ -42,7 +42,7 @@ def test_the_memory_of_a_program_is_all_that_is_allocated() -> None:
         z = jnp.sin(y @ b.T)
         return z @ y + a, (y * z).sum()
 
-    text, total = compile_and_weigh(jax.jit(product).lower(matrix, matrix))
+    text, total = compiled(jax.jit(product).lower(matrix, matrix))
     assert products(text) == 2 * 3 * side**3
     assert total == pytest.approx(5 * 4 * side**2, rel=1e-3)
     assert main_memory("Memory Space: default (color=0)\nTotal bytes: 7 (7B)\n") == 7
@@ -65,6 +65,6 @@ class TooLarge:
 
 def test_a_program_that_is_too_large_is_weighed() -> None:
     report = "Memory Space: default (color=0)\nTotal bytes: 17 (17B)\n"
-    assert compile_and_weigh(TooLarge(report)) == ("the program", 17)
+    assert compiled(TooLarge(report)) == ("the program", 17)
     with pytest.raises(jax.errors.JaxRuntimeError, match="memory on HBM"):
-        compile_and_weigh(TooLarge(""))
+        compiled(TooLarge(""))

@@ -11,12 +11,14 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 _EXAMPLES = """examples:
   echo '{"query": "water", "candidates": ["H2O", {"image": "salt.png"}]}' | unirank rank
   unirank score --model exported --input lists.jsonl --output scores.jsonl
+  unirank score --model exported --input many.jsonl --shards scores/   # resumable; also on a pod
   unirank data check my_lists/
 
 One line of input: {"query": CONTENT, "candidates": [CONTENT, ...], "instruction"?: TEXT}.
@@ -46,21 +48,60 @@ def _score_or_rank(arguments: argparse.Namespace) -> int:
     import unirank_jax  # loads JAX: after the arguments are known to be good
     from unirank_jax.loading import default
 
+    if arguments.shards:
+        return _in_shards(arguments)
     reranker = unirank_jax.load(arguments.model) if arguments.model else default()
-    root = Path(arguments.input).parent if arguments.input != "-" else Path()
     bad = 0
     with _opened(arguments.input, "r", sys.stdin) as source:
         with _opened(arguments.output, "w", sys.stdout) as target:
             for number, text in _lines(source):
-                try:
-                    answer = _answer(reranker, text, root, arguments.command)
-                except ValueError as error:  # LineError and ContentError
-                    answer = {"error": f"{arguments.input}:{number}: {error}"}
+                answer = _answer_or_error(arguments, reranker, number, text)
                 bad += "error" in answer
                 print(json.dumps(answer, ensure_ascii=False), file=target, flush=True)
+    return _told(arguments, bad)
+
+
+def _in_shards(arguments: argparse.Namespace) -> int:
+    """The same into files of a folder, which several processes may share."""
+    import unirank_jax
+    from train import bulk, processes
+    from unirank_jax.hub import fingerprint
+    from unirank_jax.loading import default
+
+    if arguments.input == "-" or arguments.shard_lines < 1:
+        print(
+            f"unirank {arguments.command}: --shards needs --input FILE, since standard input "
+            "cannot be read again, and at least one line in each (--shard-lines)",
+            file=sys.stderr,
+        )
+        return 2
+    source, folder = Path(arguments.input), Path(arguments.shards)
+    try:
+        processes.join()
+        reranker = unirank_jax.load(arguments.model) if arguments.model else default()
+        told = {"command": arguments.command, "model": fingerprint(Path(reranker.source))}
+        answer = partial(_answer_or_error, arguments, reranker)
+        bad = bulk.answer_shards(source, folder, arguments.shard_lines, reranker, answer, told)
+    except (OSError, ValueError, RuntimeError) as error:
+        return processes.failed(f"unirank {arguments.command}", error, folder)
+    return _told(arguments, bad)
+
+
+def _told(arguments: argparse.Namespace, bad: int) -> int:
     if bad:
         print(f"unirank {arguments.command}: {bad} lines could not be answered", file=sys.stderr)
     return 1 if bad else 0
+
+
+def _answer_or_error(
+    arguments: argparse.Namespace, reranker: Any, number: int, text: str
+) -> dict[str, Any]:
+    """One line's answer, or what is wrong with the line."""
+    root = Path(arguments.input).parent if arguments.input != "-" else Path()
+    try:
+        return _answer(reranker, text, root, arguments.command)
+    except ValueError as error:  # LineError and ContentError
+        return {"error": f"{arguments.input}:{number}: {error}"}
 
 
 def _answer(reranker: Any, text: str, root: Path, command: str) -> dict[str, Any]:
@@ -184,7 +225,17 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--model", help="folder or hub id (default: the embedded model)")
         command.add_argument("--input", default="-", help="JSONL file (default: standard input)")
-        command.add_argument("--output", default="-", help="JSONL file (default: standard output)")
+        target = command.add_mutually_exclusive_group()
+        target.add_argument("--output", default="-", help="JSONL file (default: standard output)")
+        target.add_argument(
+            "--shards",
+            metavar="DIR",
+            help="a folder of JSONL files instead: the same command goes on after the last one; "
+            "processes of a pod share them",
+        )
+        command.add_argument(
+            "--shard-lines", type=int, default=1000, help="lines in each (default: %(default)s)"
+        )
         command.set_defaults(run=_score_or_rank)
     data = commands.add_parser("data", help="look at datasets")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")

@@ -47,7 +47,7 @@ from train.tpu_cost import (
     seconds,
     widened,
 )
-from train.tpu_program import EstimateError, compile_and_weigh, devices, optimised_text
+from train.tpu_program import EstimateError, compiled, devices, optimised
 from unirank_jax import sharding
 from unirank_jax.batch import Bucket
 from unirank_jax.config import ModelConfig, preset
@@ -104,11 +104,20 @@ class Plan:
         return self.needed_flops / (self.seconds.total * chips * self.chip.flops)
 
 
-def plan(config: TrainConfig, topology: str, make_step: MakeStep, *, signals: bool = False) -> Plan:
+def plan(
+    config: TrainConfig,
+    topology: str,
+    make_step: MakeStep,
+    *,
+    signals: bool = False,
+    machine_code: bool = True,
+) -> Plan:
     """Compile the whole step for its memory, and shallow ones for its cost.
 
     make_step: (objective, optimizer, shardings of the state, frozen parameters, mesh) -> the update
     of the stage, which reads side information of the lists if it has `signals`.
+    machine_code: compile the whole step to its end, which takes most of the time; the plan is the
+    same without.
 
     Raises:
         ConfigError: a configuration without a preset, or lists that do not divide.
@@ -121,14 +130,18 @@ def plan(config: TrainConfig, topology: str, make_step: MakeStep, *, signals: bo
     model = preset(config.model.preset)
     bucket = _bucket(config, model, sharding.shard_count(mesh))
     lowered, state, frozen, batch = _lowered(config, model, bucket, mesh, make_step, signals)
-    text, total = compile_and_weigh(lowered)
+    if machine_code:
+        text, total = compiled(lowered)
+    else:
+        alone = (config, model, bucket, topology, make_step, signals)
+        text, total = optimised(_lowered_alone, *alone)
     trained, moments = _bytes(state.trainable), _bytes(state.optimizer)
     kept, fed = _bytes(frozen), _bytes(batch)
     memory = Memory(trained, moments, kept, fed, total - trained - moments - kept - fed)
 
     def shallow(shape: ModelConfig) -> Cost:
         given = (_short(config), shape, bucket, topology, make_step, signals)
-        return cost_of(optimised_text(_lowered_alone, *given), chips)
+        return cost_of(optimised(_lowered_alone, *given)[0], chips)
 
     one = cost_by_depth(model, shallow)
     cost = one * config.batch.accumulate

@@ -2,7 +2,7 @@
 
 The compiler writes the optimised text and what the program takes of memory to a folder before it
 makes machine code. That takes nineteen twentieths of the time and changes nothing that an estimate
-reads: `optimised_text` compiles in a process of its own and ends it once the text is there.
+reads: `optimised` compiles in a process of its own and ends it once the text is there.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def devices(topology: str) -> Sequence[jax.Device]:
     return found.devices
 
 
-def compile_and_weigh(lowered: Any) -> tuple[str, int]:
+def compiled(lowered: Any) -> tuple[str, int]:
     """The optimised text of a program that is compiled to its end, and the bytes of a chip's main
     memory that it takes with its arguments; of one that is too large for the chip, too.
 
@@ -64,11 +64,7 @@ def compile_and_weigh(lowered: Any) -> tuple[str, int]:
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or not _read(folder, REPORT):
                 raise
-        totals = [found for report in _read(folder, REPORT) if (found := main_memory(report))]
-        texts = _read(folder, TEXT)
-    if not totals or len(texts) != 1:
-        raise EstimateError("the compiler wrote no report of the memory; take another libtpu")
-    return texts[0], max(totals)
+        return _found(folder)
 
 
 def main_memory(report: str) -> int:
@@ -77,14 +73,14 @@ def main_memory(report: str) -> int:
     return int(found.group(1)) if found else 0
 
 
-def optimised_text(lower: Callable[..., Any], *arguments: Any) -> str:
-    """The optimised text of a program, before it becomes machine code.
+def optimised(lower: Callable[..., Any], *arguments: Any) -> tuple[str, int]:
+    """What `compiled` gives, without machine code.
 
     lower: a function of a module that gives the lowered program. It is called in another process,
     so that it and its arguments are pickled.
 
     Raises:
-        EstimateError: that process ended without the text; what it printed says why.
+        EstimateError: that process ended without it; what it printed says why.
     """
     with TemporaryDirectory() as folder:
         target = (folder, lower, arguments)
@@ -103,10 +99,7 @@ def optimised_text(lower: Callable[..., Any], *arguments: Any) -> str:
         finally:
             process.kill()
             process.join()
-        texts = _read(folder, TEXT)
-    if len(texts) != 1:
-        raise EstimateError(f"the compiler wrote {len(texts)} programs of one; take another libtpu")
-    return texts[0]
+        return _found(folder)
 
 
 def _compile(folder: str, lower: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -115,6 +108,14 @@ def _compile(folder: str, lower: Callable[..., Any], arguments: tuple[Any, ...])
 
 def _written_to(folder: str) -> dict[str, Any]:
     return {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+
+
+def _found(folder: str) -> tuple[str, int]:
+    texts = _read(folder, TEXT)
+    totals = [found for report in _read(folder, REPORT) if (found := main_memory(report))]
+    if len(texts) != 1 or not totals:
+        raise EstimateError("the compiler wrote no report of the memory; take another libtpu")
+    return texts[0], max(totals)
 
 
 def _read(folder: str, pattern: str) -> list[str]:
