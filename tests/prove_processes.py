@@ -160,3 +160,21 @@ def last_step(workdir: Path) -> int:
 def complete(step: Path) -> bool:
     """Orbax renames a step's folder when it is whole."""
     return step.is_dir() and "orbax-checkpoint-tmp" not in step.name
+
+
+def test_mining_gives_the_same_bytes_by_one_process_and_by_two(tmp_path: Path) -> None:
+    """With the embedded models on the embedded sample; each process computes on its own device."""
+    config = str(tiny_run.ROOT / "configs" / "sci_mine.py")
+    settings = ["split=valid", "limit=60", "texts=8", "images=8", "shard_queries=10"]
+    found = {}
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        command = ["train.mine", "--config", config, "--workdir", str(folder), "--set", *settings]
+        Several(command, count, 1, notes=tmp_path / f"notes-{count}").finish()
+        found[count] = {
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+    assert len(found[1]) == 13 and found[1] == found[2]
+    print(f"mining: {len(found[1])} files of one process and of two are the same")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -85,3 +87,20 @@ def test_processes_that_were_given_different_commands_say_so(tmp_path: Path) -> 
     assert several.wait() == [1, 1]
     assert "configuration: processes 1 have another than process 0" in several.said(0).read_text()
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_no_command_computes_before_the_processes_join() -> None:
+    """JAX refuses to join where anything, such as the import of a library, has used a device."""
+    code = """
+import socket
+import jax
+import train.align, train.bulk, train.mine, train.sft
+with socket.socket() as one:
+    one.bind(("127.0.0.1", 0))
+    port = one.getsockname()[1]
+jax.distributed.initialize(f"127.0.0.1:{port}", 1, 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tiny_run.ROOT
+    )
+    assert done.returncode == 0, done.stderr

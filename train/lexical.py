@@ -6,11 +6,9 @@ import logging
 import re
 from collections.abc import Sequence
 
-import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
-logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG
 _WORD = re.compile(r"\w+")
 
 
@@ -23,6 +21,9 @@ class BM25Index:
     """BM25 (Lucene's variant, k1 = 1.5, b = 0.75)."""
 
     def __init__(self, documents: Sequence[str]) -> None:
+        import bm25s  # it computes with JAX at once, and processes join before anything does
+
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG
         self._index = bm25s.BM25(k1=1.5, b=0.75, method="lucene") if documents else None
         if self._index is not None:
             self._index.index([words_of(text) for text in documents], show_progress=False)
