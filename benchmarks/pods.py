@@ -3,10 +3,10 @@
     TPU_LIBRARY_PATH=.../libtpu.so python -m benchmarks.pods --out results/m5/pods.json
     ... python -m benchmarks.pods --out results/m5/pods.json --only 8b:v6e:4x4
 
-Lists of 16 candidates of 1,280 visual tokens, a list a chip, parameters over all chips. Steps for
-16 and 64 chips are compiled to their end, five minutes each; those for 256 up to machine code,
-which memory, cost and kernels do not depend on. Rows that the file has already are kept. Nothing
-runs on a TPU (train/compile_only.py).
+Lists of 16 candidates of 1,280 visual tokens, a list a chip, parameters over all chips. Full tuning
+on 16 and 64 chips is compiled to its end, five minutes each; the rest up to machine code, a minute
+each, which memory, cost and kernels do not depend on. Rows that the file has already are kept.
+Nothing runs on a TPU (train/compile_only.py).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def estimated(name: str, size: str, topology: str) -> Row:
         "mesh.fsdp=-1",
     ]
     config = load(f"configs/sci.py:{size}", settings)
-    to_its_end = chips <= 64
+    to_its_end = chips <= 64 and not config.lora.rank
     found = plan(config, topology, SupervisedStage(config).step, machine_code=to_its_end)
     return {
         "name": name,
