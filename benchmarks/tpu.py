@@ -2,9 +2,9 @@
 
     TPU_LIBRARY_PATH=.../libtpu.so python -m benchmarks.tpu --out runs/tpu.json
 
-A row takes half a minute; rows that the file has already are kept (give another after a change). One
-batch: a text query and 16 candidates of 1,280 visual tokens and some words, bfloat16, the tower,
-the decoder and the label head, the query's keys and values at hand. Nothing runs on a TPU:
+A row takes half a minute; rows that the file has already are kept (give another after a change).
+One batch: a text query and 16 candidates of 1,280 visual tokens and some words, bfloat16, the
+tower, the decoder and the label head, the query's keys and values at hand. Nothing runs on a TPU:
 train/tpu_cost.py says how it is estimated.
 """
 

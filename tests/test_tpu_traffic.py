@@ -25,3 +25,14 @@ def test_operations_are_parsed() -> None:
     assert near.operands == ["x", "stack", "at"] and near.calls == ["fused_computation.1"]
     assert found["fused_computation.1"].operations["param_1.2"].number == 1
     assert found["fused_computation.2"].operations["put"].root
+
+
+def test_arrays_take_whole_tiles() -> None:
+    """Heads of 72 in lanes of 128, five rows in tiles of eight, whichever dimensions are minor."""
+    text = """
+ENTRY %main (x: bf16[5,4,72]) -> bf16[5,4,72] {
+  %x = bf16[5,4,72]{2,0,1:T(8,128)(2,1)} parameter(0)
+  ROOT %y = bf16[5,4,72]{1,2,0:T(8,128)(2,1)} copy(%x)
+}
+"""
+    assert traffic(text) == 2 * (8 * 4 * 128 + 5 * 128 * 72)
