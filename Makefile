@@ -60,7 +60,7 @@ prove-m3: .venv/stamp-test
 		cp runs/prove-m3/$$name.json results/m3/; \
 	done
 
-# The TPU compiler, without a TPU, about half an hour: its wheel (130 MB) stays out of the environment.
+# The TPU compiler, without a TPU, about twenty minutes: its wheel (130 MB) stays out of the environment.
 prove-tpu: .venv/stamp-test
 	$(PIP) --no-deps --upgrade --target runs/prove-tpu/wheel "libtpu==0.0.42.*"
 	TPU_LIBRARY_PATH=runs/prove-tpu/wheel/libtpu/libtpu.so \
