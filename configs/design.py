@@ -2,7 +2,7 @@
 
     python -m train.cloze --data DIR --lists 8000 --pictures 6000 --valid 300 --out runs/cloze
     python -m train.sft --config configs/design.py:cloze --set data.source=runs/cloze
-    python -m train.retrieve --data DIR --dual-encoder runs/design-base/exported --limit 12000 \\
+    python -m train.retrieve --data DIR --dual-encoder results/m2/design-base --limit 12000 \\
         --texts 25 --images 25 --out runs/retrieve
     python -m train.sft --config configs/design.py --set data.source=DIR data.lists=FILE  # tiny
     python -m train.sft --config configs/design.py:2b       # Qwen3-VL-2B, full tuning, on a pod
@@ -31,7 +31,7 @@ def tiny() -> TrainConfig:
     return replace(
         base,
         name="design_tiny",
-        model=replace(base.model, init="runs/design-base/exported"),
+        model=replace(base.model, init="results/m2/design-base"),
         data=replace(base.data, source=SOURCE),
         optimizer=replace(base.optimizer, lr=1e-3),
     )

@@ -1,7 +1,7 @@
 """Hard negatives and preferences on design lists.
 
     python -m train.mine --config configs/design_mine.py --set source=DIR model=exported/ \\
-        dual_encoder=runs/design-base/exported --workdir runs/mine-design
+        dual_encoder=results/m2/design-base --workdir runs/mine-design
 
 Running the same command again goes on.
 """

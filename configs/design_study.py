@@ -1,7 +1,6 @@
 """What alignment gains on design lists, against every control.
 
-    python -m train.study --config configs/design_study.py --workdir runs/study-design --set \\
-        source=data/design stage1=exported dual_encoder=runs/design-base/exported
+    python -m train.study --config configs/design_study.py --workdir runs/study-design
     python -m train.study --config configs/design_study.py:trial ...   # a tenth of it
 
 See `configs/sci_study.py`. The study resumes where it was killed.
@@ -20,7 +19,8 @@ def of(base: StudyConfig) -> StudyConfig:
         base,
         name="alignment on design lists",
         source="data/design",
-        dual_encoder="runs/design-base/exported",
+        stage1="results/m2/stage1-design",
+        dual_encoder="results/m2/design-base",
         mine="configs/design_mine.py",
         reward="configs/design_reward.py",
         train="configs/design_align.py",

@@ -1,11 +1,10 @@
 """What alignment gains on scientific lists, against every control.
 
-    python -m train.study --config configs/sci_study.py --workdir runs/study-sci --set \\
-        source=data/sci stage1=exported
+    python -m train.study --config configs/sci_study.py --workdir runs/study-sci
     python -m train.study --config configs/sci_study.py:trial ...   # a tenth of it
 
-Everything is scored once on the test split; what is chosen is chosen on the validation split. The
-study resumes where it was killed.
+`--set source=DIR stage1=FOLDER` for data and a model elsewhere. Everything is scored once on the
+test split; what is chosen is chosen on the validation split. The study resumes where it was killed.
 """
 
 from dataclasses import replace
@@ -31,7 +30,7 @@ def full() -> StudyConfig:
     return StudyConfig(
         name="alignment on scientific lists",
         source="data/sci",
-        stage1="",
+        stage1="results/m2/stage1-sci",
         dual_encoder="unirank_jax/assets/base",
         others={},
         mine="configs/sci_mine.py",
@@ -45,6 +44,7 @@ def full() -> StudyConfig:
         seeds=5,
         members=3,
         test_lists=2000,
+        top100_lists=400,
         resamples=10_000,
         arms=ARMS,
     )
@@ -61,6 +61,7 @@ def trial() -> StudyConfig:
         seeds=2,
         members=1,
         test_lists=200,
+        top100_lists=100,
     )
 
 

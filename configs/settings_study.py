@@ -1,11 +1,11 @@
 """Where the policy may earn its place: settings in which labels are worse than in the main study.
 
     python -m train.study --config configs/settings_study.py:noisy --workdir runs/noisy --set \\
-        source=data/sci stage1=exported mined=runs/study-sci
+        source=data/sci mined=runs/study-sci
     python -m train.study --config configs/settings_study.py:unlabelled --workdir runs/few ...
     python -m train.study --config configs/settings_study.py:top --workdir runs/top ...
     python -m train.study --config configs/settings_study.py:hard --workdir runs/hard --set \\
-        source=data/sci stage1=exported
+        source=data/sci
 
 Written down before any of them was run. All are judged on the validation split with the seeds 0 and
 1; each table corrects its own arms by Holm, and all arms of the four are corrected together:

@@ -207,6 +207,9 @@ def test_a_study_may_be_judged_on_the_validation_split(
     study.run(replace(CONFIG, judged_on="valid", first_seed=4), tmp_path)
     scored = [one for one in ran if one.startswith(("train.evaluate", "train.retrieve"))]
     assert scored and not [one for one in scored if "--split valid" not in one]
+    long = [one for one in scored if "valid-top100" in one or one.startswith("train.retrieve")]
+    assert long and all("--limit 400" in one for one in long)
+    assert all("--limit 2000" in one for one in scored if one not in long)
     assert "of the valid split" in (tmp_path / "table.md").read_text()
     assert {word for one in ran for word in one.split() if word.startswith("seed=")} == {
         "seed=4",

@@ -23,7 +23,7 @@ EXPECTED = (ConfigError, DatasetError, WeightsError, ValueError)
 
 _EXAMPLES = """examples:
   python -m train.retrieve --data sample:sci --limit 200 --out runs/retrieved
-  python -m train.retrieve --data data/design --dual-encoder runs/design-base/exported \\
+  python -m train.retrieve --data data/design --dual-encoder results/m2/design-base \\
       --texts 25 --images 25 --out runs/retrieved
 
 The file's name is a hash of all that it depends on: what is there already is not made again."""

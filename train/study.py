@@ -61,7 +61,8 @@ class StudyConfig:
     rates: tuple[float, ...]  # learning rates of the sweep
     seeds: int
     members: int  # reward models
-    test_lists: int  # at most so many of each sort; 0 = all
+    test_lists: int  # at most so many lists of 20; 0 = all
+    top100_lists: int  # and of 100, five times the work each
     resamples: int
     arms: dict[str, Arm]
     judged_on: str = "test"  # the split that the table is about
@@ -250,7 +251,8 @@ def scoring(
     """Each model's scores of every list; beside stage 1 those of the baselines."""
     folder = workdir / "scores" / f"{split}-{lists}"
     common = ["--data", config.source, "--split", split, "--resamples", "100", "--shown", "0"]
-    limit = config.test_lists if split == config.judged_on else config.valid_lists
+    judged = config.top100_lists if lists == TOP100 else config.test_lists
+    limit = judged if split == config.judged_on else config.valid_lists
     common += ["--limit", str(limit)] if limit else []
     if lists == TOP100:
         common += ["--lists", str(found_lists(config, workdir, split, limit))]
