@@ -60,7 +60,7 @@ prove-m3: .venv/stamp-test
 		cp runs/prove-m3/$$name.json results/m3/; \
 	done
 
-# The TPU compiler, without a TPU, about twenty minutes: its wheel (130 MB) stays out of the environment.
+# The TPU compiler, without a TPU, about an hour: its wheel (130 MB) stays out of the environment.
 prove-tpu: .venv/stamp-test
 	$(PIP) --no-deps --upgrade --target runs/prove-tpu/wheel "libtpu==0.0.42.*"
 	TPU_LIBRARY_PATH=runs/prove-tpu/wheel/libtpu/libtpu.so \
@@ -70,6 +70,10 @@ prove-tpu: .venv/stamp-test
 	TPU_LIBRARY_PATH=runs/prove-tpu/wheel/libtpu/libtpu.so \
 		$(BIN)/python -m benchmarks.tpu --out runs/prove-tpu/tpu.json > results/m3/tpu.txt
 	cp runs/prove-tpu/tpu.json results/m3/
+	mkdir -p results/m5
+	TPU_LIBRARY_PATH=runs/prove-tpu/wheel/libtpu/libtpu.so \
+		$(BIN)/python -m benchmarks.pods --out runs/prove-tpu/pods.json > results/m5/pods.md
+	cp runs/prove-tpu/pods.json results/m5/
 
 # On a machine with an NVIDIA GPU of 80 GB: cuDNN's attention against the dense
 # reference, and the 2B shape against transformers on the same card.

@@ -22,13 +22,14 @@ from train.checkpoint import Checkpoints
 
 LAYOUTS = {"one device": (1, 1), "eight devices": (1, 8), "two processes": (2, 4)}
 STEPS, LISTS = 20, 8
+AHEAD = 12  # batches that may be read before they are due
 KILLS = 50
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("inputs")
-    data = tiny_run.dataset_folder(folder / "data", lists=STEPS * LISTS)  # one epoch
+    data = tiny_run.dataset_folder(folder / "data", lists=(STEPS + AHEAD) * LISTS)  # one epoch
     return data, tiny_run.model_folder(folder / "model")
 
 
@@ -45,7 +46,7 @@ def commands(stage: str, inputs: tuple[Path, Path], workdir: Path, **changes: An
     settings = tiny_run.settings(*inputs, **changes)
     if stage == "sft":
         return arguments(workdir, settings)
-    settings += ["data.max_positives=1", "batch.accumulate=1", "policy.temperature=1"]
+    settings += ["data.max_positives=1", "batch.accumulate=1", "policy.temperature=1", "stop=false"]
     config = str(tiny_run.ROOT / "configs" / "sci_align.py:gold")
     return ["train.align", "--config", config, "--workdir", str(workdir), "--set", *settings]
 
@@ -90,7 +91,7 @@ def test_devices_and_processes_do_not_change_a_run(
     read = [set(runs["two processes"].read(n).read_text().split()) for n in (0, 1)]
     assert not read[0] & read[1], "each list is read by one process"
     assert min(map(len, read)) >= STEPS * LISTS // 2
-    assert len(read[0] | read[1]) == STEPS * LISTS
+    assert STEPS * LISTS <= len(read[0] | read[1]) <= (STEPS + AHEAD) * LISTS
 
 
 def test_a_killed_process_and_a_restart_of_all(inputs: tuple[Path, Path], tmp_path: Path) -> None:

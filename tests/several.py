@@ -11,21 +11,25 @@ from pathlib import Path
 
 import tiny_run
 
-# Notes, per process, which lists it encodes, and kills its own process before a step's metrics.
+# Notes, per process, which lists it encodes for training (what the logits of stage 1 take is not
+# counted), and kills its own process before a step's metrics.
 RECORDER = """
 import json, os, signal, sys
 from train import data, report
 command, path, fatal = sys.argv[1:4]
-encode, step = data.Encoder._encode, report.Report.step
+encode, start, step = data.Encoder._encode, report.Report.__init__, report.Report.step
 def noted(self, chosen):
     with open(path, "a") as file:
         file.write(str(self.index.queries[chosen.number]) + "\\n")
     return encode(self, chosen)
+def started(self, *rest):
+    open(path, "w").close()
+    start(self, *rest)
 def stopped(self, now, *rest):
     if now == int(fatal):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, now, *rest)
-data.Encoder._encode, report.Report.step = noted, stopped
+data.Encoder._encode, report.Report.__init__, report.Report.step = noted, started, stopped
 sys.argv = [command, *sys.argv[4:]]
 module = __import__("train." + command, fromlist=["main"])
 sys.exit(module.main(sys.argv[1:]))
