@@ -3,10 +3,11 @@
     TPU_LIBRARY_PATH=.../libtpu.so python -m benchmarks.pods --out results/m5/pods.json
     ... python -m benchmarks.pods --out results/m5/pods.json --only 8b:v6e:4x4
 
-Lists of 16 candidates of 1,280 visual tokens, a list a chip, parameters over all chips. Full tuning
-on 16 and 64 chips is compiled to its end, five minutes each; the rest up to machine code, a minute
-each, which memory, cost and kernels do not depend on. Rows that the file has already are kept.
-Nothing runs on a TPU (train/compile_only.py).
+Lists of 16 candidates of 1,280 visual tokens, a list a chip, parameters over all chips (8B's over
+half of 256: its tower's width does not divide). Full tuning on 16 and 64 chips is compiled to its
+end, five minutes each; the rest up to machine code, a minute each, which memory, cost and kernels
+do not depend on. Rows that the file has already are kept. Nothing runs on a TPU
+(train/compile_only.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import sys
 import time
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from train.compile_only import GIB, Plan, plan, remedy
 from train.config import load
 from train.stage import SupervisedStage
 from train.tpu_program import EstimateError
+from unirank_jax.config import preset
 from unirank_jax.datasets.formats.writing import write_lines
 
 SIZES = ("2b", "2b_lora", "4b", "4b_lora", "8b", "8b_lora")
@@ -70,6 +73,8 @@ def estimated(name: str, size: str, topology: str) -> Row:
         "batch.accumulate=1",
         "mesh.fsdp=-1",
     ]
+    width = preset(size.removesuffix("_lora")).vision.width  # 1152 does not divide by 256
+    settings.append(f"mesh.data={chips // gcd(chips, width)}")
     config = load(f"configs/sci.py:{size}", settings)
     to_its_end = chips <= 64 and not config.lora.rank
     found = plan(config, topology, SupervisedStage(config).step, machine_code=to_its_end)

@@ -50,6 +50,17 @@ def test_slices_cannot_share_copies_of_the_parameters() -> None:
         sharding.mesh(1, 16, 1, two_slices())
 
 
+def test_what_does_not_divide_is_told_once_with_what_does(eight_devices: list[jax.Device]) -> None:
+    width = tiny_config().vision.width
+    mesh = sharding.mesh(1, 7, 1, eight_devices[:7])
+    state = nnx.state(Model.abstract(tiny_config()), nnx.Param)
+    with pytest.raises(sharding.ShardingError) as raised:
+        sharding.shardings(state, mesh)
+    told = f"vision_embed = {width} does not divide by fsdp = 7 (fsdp=1 would do, with the other"
+    assert str(raised.value).count(told) == 1
+    assert "vision.patch.kernel, " in str(raised.value)
+
+
 def test_gradients_over_a_mesh_are_those_of_one_device(eight_devices: list[jax.Device]) -> None:
     """A matrix is gathered before its product, and its gradient lies where the matrix does."""
     config = tiny_config(text_depth=2, vision_depth=2, deepstack_layers=(0,))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import gcd
 from typing import Any
 
 import jax
@@ -94,8 +95,10 @@ def specification(
             if place in places:
                 problems.append(f"{path}: mesh axis {place!r} is used twice")
             if size % mesh.shape[place]:
+                fits = gcd(size, mesh.shape[place])
                 problems.append(
-                    f"{path}: {name} = {size} does not divide by {place} = {mesh.shape[place]}"
+                    f"{path}: {name} = {size} does not divide by {place} = {mesh.shape[place]} "
+                    f"({place}={fits} would do, with the other devices along mesh.data)"
                 )
         places.append(place)
     return PartitionSpec(*places), problems
@@ -116,9 +119,12 @@ def shardings(state: nnx.State, mesh: Mesh) -> Any:
         found[path] = variable.replace(NamedSharding(mesh, spec))
         problems += wrong
     if problems:
-        raise ShardingError(
-            "parameters that the mesh cannot hold (choose other mesh sizes): " + "; ".join(problems)
-        )
+        paths: dict[str, list[str]] = {}
+        for problem in problems:
+            where, _, reason = problem.partition(": ")
+            paths.setdefault(reason, []).append(where)
+        told = [f"{reason}: {', '.join(some)}" for reason, some in paths.items()]
+        raise ShardingError("parameters that the mesh cannot hold: " + "; ".join(told))
     return nnx.from_flat_state(found)
 
 
