@@ -46,6 +46,7 @@ def test_the_memory_of_a_program_is_all_that_is_allocated() -> None:
     assert products(text) == 2 * 3 * side**3
     assert total == pytest.approx(5 * 4 * side**2, rel=1e-3)
     assert main_memory("Memory Space: default (color=0)\nTotal bytes: 7 (7B)\n") == 7
+    assert main_memory("Memory Space: default (color=0)\nTotal bytes: 7") == 0, "half written"
     assert main_memory("Memory Space: other (color=1)\nTotal bytes: 7 (7B)\n") == 0
 
 

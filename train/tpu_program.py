@@ -68,8 +68,9 @@ def compiled(lowered: Any) -> tuple[str, int]:
 
 
 def main_memory(report: str) -> int:
-    """The total of the chip's main memory in a compiler's memory-usage report; 0 without one."""
-    found = re.search(r"Memory Space: default \(color=0\)\s+Total bytes: (\d+)", report)
+    """The total of the chip's main memory in a compiler's memory-usage report; 0 while it is not
+    there."""
+    found = re.search(r"Memory Space: default \(color=0\)\s+Total bytes: (\d+) \(", report)
     return int(found.group(1)) if found else 0
 
 
@@ -88,9 +89,9 @@ def optimised(lower: Callable[..., Any], *arguments: Any) -> tuple[str, int]:
         process.daemon = True  # ends with this one
         process.start()
         try:
-            while not _read(folder, REPORT):
+            while not _totals(folder):  # of a report that may be half written
                 ended = process.exitcode is not None
-                if ended and not _read(folder, REPORT):
+                if ended and not _totals(folder):
                     raise EstimateError(
                         f"the compiler's process ended with status {process.exitcode} before the "
                         "program was optimised; it says why above"
@@ -111,11 +112,14 @@ def _written_to(folder: str) -> dict[str, Any]:
 
 
 def _found(folder: str) -> tuple[str, int]:
-    texts = _read(folder, TEXT)
-    totals = [found for report in _read(folder, REPORT) if (found := main_memory(report))]
+    texts, totals = _read(folder, TEXT), _totals(folder)
     if len(texts) != 1 or not totals:
         raise EstimateError("the compiler wrote no report of the memory; take another libtpu")
     return texts[0], max(totals)
+
+
+def _totals(folder: str) -> list[int]:
+    return [found for report in _read(folder, REPORT) if (found := main_memory(report))]
 
 
 def _read(folder: str, pattern: str) -> list[str]:

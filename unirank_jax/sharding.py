@@ -70,7 +70,9 @@ def mesh(data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] | None
         inside = (sizes[0] // slices, *sizes[1:])
         placed = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), available)
         return Mesh(placed, MESH_AXES, axis_types=types)
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=types, devices=available)
+    # 128 of 16 x 16 chips are a part of an axis of the torus
+    placed = mesh_utils.create_device_mesh(sizes, available, allow_split_physical_axes=True)
+    return Mesh(placed, MESH_AXES, axis_types=types)
 
 
 def shard_count(mesh: Mesh) -> int:
