@@ -53,11 +53,13 @@ def cloze() -> TrainConfig:
 
 def stage1() -> TrainConfig:
     """`configs/sci.py:stage1` for design, from the scientific model, lists of the domain beside
-    those of `train.cloze`."""
+    those of `train.cloze`. It made results/m2/stage1-design, with the lists of a first stage:
+    `--set data.lists=FILE, data.own_candidates=true` (the cloze lists have no such file)."""
     base = sci.stage1()
     return replace(
         base,
         name="design_stage1",
+        schedule=replace(base.schedule, steps=1250),
         model=replace(base.model, init="results/m2/stage1-sci"),
         data=replace(base.data, source="data/design,runs/cloze-design"),
     )
