@@ -2,7 +2,8 @@
 processes (a pod, train/processes.py) share them.
 
 A shard holds the answers of so many lines; all shards, in the order of their names, are what
-`unirank score --output` would write. They do not depend on how many processes there are.
+`unirank score --output` would write, up to the last digits of a logit. They do not depend on how
+many processes there are.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def answer_shards(
                 write_lines(path, map(json_line, answers))
             else:
                 bar.update(len(lines))
-            bad += sum("error" in json.loads(line) for line in open(path, encoding="utf-8"))
+            with open(path, encoding="utf-8") as file:
+                bad += sum("error" in json.loads(line) for line in file)
     processes.meet("answers")
     return bad
 

@@ -130,20 +130,17 @@ def plan(
     model = preset(config.model.preset)
     bucket = _bucket(config, model, sharding.shard_count(mesh))
     lowered, state, frozen, batch = _lowered(config, model, bucket, mesh, make_step, signals)
-    if machine_code:
-        text, total = compiled(lowered)
-    else:
-        alone = (config, model, bucket, topology, make_step, signals)
-        text, total = optimised(_lowered_alone, *alone)
+
+    def alone(config: TrainConfig, shape: ModelConfig) -> tuple[str, int]:
+        return optimised(_lowered_alone, config, shape, bucket, topology, make_step, signals)
+
+    text, total = compiled(lowered) if machine_code else alone(config, model)
     trained, moments = _bytes(state.trainable), _bytes(state.optimizer)
     kept, fed = _bytes(frozen), _bytes(batch)
     memory = Memory(trained, moments, kept, fed, total - trained - moments - kept - fed)
 
-    def shallow(shape: ModelConfig) -> Cost:
-        given = (_short(config), shape, bucket, topology, make_step, signals)
-        return cost_of(optimised(_lowered_alone, *given)[0], chips)
-
-    one = cost_by_depth(model, shallow)
+    short = _short(config)
+    one = cost_by_depth(model, lambda shape: cost_of(alone(short, shape)[0], chips))
     cost = one * config.batch.accumulate
     updates = config.batch.accumulate * sharding.shard_count(mesh)
     products = forward(model, bucket, prefixes=True)

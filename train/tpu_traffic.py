@@ -3,8 +3,7 @@
 The compiler's own count, "bytes accessed", includes what stays in the chip's vector memory, where
 it places much of what one operation leaves to the next; in the text such an array's layout says
 S(1). Here every operation reads its operands and writes its results once, except those places, in
-whole tiles: heads of 72 take 128 lanes.
-Loops are counted once, as in the compiler's count.
+whole tiles: heads of 72 take 128 lanes. Loops are counted once, as in the compiler's count.
 """
 
 from __future__ import annotations
@@ -109,11 +108,9 @@ def _arrays(shape: str) -> Iterable[tuple[float, bool]]:
             sizes = [int(n) for n in dimensions.split(",")]
             tiles = _TILES.match(layout)
             if tiles:  # an array takes whole tiles of its two minor dimensions
-                order = [int(n) for n in tiles.group(1).split(",")]
-                for at, tile in zip(
-                    order, (int(tiles.group(3)), int(tiles.group(2))), strict=False
-                ):
-                    sizes[at] = -(-sizes[at] // tile) * tile
+                order, height, width = tiles.groups()
+                for at, tile in zip(order.split(","), (width, height), strict=False):
+                    sizes[int(at)] = -(-sizes[int(at)] // int(tile)) * int(tile)
             yield float(BYTES[kind] * prod(sizes)), not re.search(r"S\([1-9]", layout)
 
 

@@ -81,25 +81,25 @@ def shard_count(mesh: Mesh) -> int:
 
 
 def specification(
-    path: str, shape: Sequence[int], axes: Sequence[str | None], mesh: Mesh
+    shape: Sequence[int], axes: Sequence[str | None], mesh: Mesh
 ) -> tuple[PartitionSpec, list[str]]:
     """Where one parameter lives, and what is wrong with that (empty when nothing is)."""
     problems: list[str] = []
     if len(axes) != len(shape):
-        return PartitionSpec(), [f"{path}: axes {tuple(axes)} for shape {tuple(shape)}"]
+        return PartitionSpec(), [f"axes {tuple(axes)} for shape {tuple(shape)}"]
     places: list[str | None] = []
     for size, name in zip(shape, axes, strict=True):
         if name is not None and name not in RULES:
-            problems.append(f"{path}: unknown logical axis {name!r}")
+            problems.append(f"unknown logical axis {name!r}")
             continue
         place = None if name is None else RULES[name]
         if place is not None and mesh.shape[place] > 1:
             if place in places:
-                problems.append(f"{path}: mesh axis {place!r} is used twice")
+                problems.append(f"mesh axis {place!r} is used twice")
             if size % mesh.shape[place]:
                 fits = gcd(size, mesh.shape[place])
                 problems.append(
-                    f"{path}: {name} = {size} does not divide by {place} = {mesh.shape[place]} "
+                    f"{name} = {size} does not divide by {place} = {mesh.shape[place]} "
                     f"({place}={fits} would do, with the other devices along mesh.data)"
                 )
         places.append(place)
@@ -112,20 +112,18 @@ def shardings(state: nnx.State, mesh: Mesh) -> Any:
     Raises:
         ShardingError: lists every rule that cannot be honoured, with the remedy.
     """
-    found, problems = {}, []
+    found: dict[Any, Any] = {}
+    problems: dict[str, list[str]] = {}  # reason -> parameters
     flat = nnx.to_flat_state(state)
     for path, variable in flat:
         name = ".".join(str(part) for part in path)
         axes = variable.get_metadata("axes")
-        spec, wrong = specification(name, variable.shape, axes, mesh)
+        spec, wrong = specification(variable.shape, axes, mesh)
         found[path] = variable.replace(NamedSharding(mesh, spec))
-        problems += wrong
+        for reason in wrong:
+            problems.setdefault(reason, []).append(name)
     if problems:
-        paths: dict[str, list[str]] = {}
-        for problem in problems:
-            where, _, reason = problem.partition(": ")
-            paths.setdefault(reason, []).append(where)
-        told = [f"{reason}: {', '.join(some)}" for reason, some in paths.items()]
+        told = [f"{reason}: {', '.join(names)}" for reason, names in problems.items()]
         raise ShardingError("parameters that the mesh cannot hold: " + "; ".join(told))
     return nnx.from_flat_state(found)
 
@@ -147,7 +145,7 @@ def gathered(tree: Any, mesh: Mesh | None, dtype: str | None = None) -> Any:
             return parameter
         value = parameter[...]
         axes = parameter.get_metadata("axes")[-value.ndim :]  # of a stack's slice, its own
-        spread, _ = specification("", value.shape, axes, mesh)
+        spread, _ = specification(value.shape, axes, mesh)
         if "fsdp" not in spread:
             return parameter
         if dtype is not None and value.ndim > 1 and jnp.issubdtype(value.dtype, jnp.floating):
