@@ -13,6 +13,7 @@ import pytest
 
 from configs.sci_study import full
 from train import studies, study
+from train.calibrated import calibrated
 from train.config import load
 from train.pool_scores import read
 from train.study import Arm, StudyConfig
@@ -26,7 +27,9 @@ from train.study_numbers import (
     estimate,
     fusion_share,
     hits_of,
+    row_of,
 )
+from train.study_scale import markdown, scales
 from unirank_jax.datasets.formats.writing import write_lines
 
 CONFIG = replace(
@@ -248,3 +251,27 @@ def test_what_cannot_be_studied_is_told() -> None:
         study.check(bad)
     for name in ("stage1", "rates", "seeds", "no space"):
         assert name in str(told.value)
+
+
+def test_the_scale_of_every_row(tmp_path: Path) -> None:
+    """Scores that are true log-odds, and the same with a liking for images."""
+    random = np.random.default_rng(0)
+    truth = random.normal(0, 2, (400, 4))
+    grades = (random.random((400, 4)) < 1 / (1 + np.exp(-truth))).astype(int)
+    liking = np.array([0.0, 2.0, 0.0, 2.0])
+    for name, scores in (("arm 0", truth), ("arm 1", truth + liking), ("other", 3 * truth)):
+        (tmp_path / name).mkdir()
+        with open(tmp_path / name / "queries.jsonl", "w") as file:
+            for n in range(400):
+                record = {"qid": str(n), "grades": grades[n].tolist(), "rel_min": 1, "kind": "a"}
+                record |= {"modalities": ["text", "image"] * 2, "missing": []}
+                file.write(json.dumps(record | {"scores": {name: scores[n].tolist()}}) + "\n")
+    found = scales(collect(tmp_path), ("arm", "other"), ("arm",))
+    fair, fond = zip(found["arm"].share_excess, found["arm"].shift, strict=True)
+    assert abs(fair[0]) < 0.05 and abs(fair[1]) < 0.3
+    assert fond[0] > 0.15 and fond[1] < -1.5, "the modality takes back what the score gave"
+    assert max(found["arm"].raw[0], found["other"].fitted[0]) < 0.05 < 0.09 < found["other"].raw[0]
+    after = calibrated(list(truth + liking), collect(tmp_path).lists).after
+    assert found["arm"].apart[1] == pytest.approx(abs(after["image"].ece - after["text"].ece))
+    assert found["other"].size[0] == pytest.approx(3 * np.abs(truth).mean())
+    assert "| arm |" in markdown(found) and row_of("arm 1 + Platt", ("arm",)) == "arm + Platt"

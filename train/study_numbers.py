@@ -109,12 +109,16 @@ def hits_of(found: Found, arms: Sequence[str], share: float, metric: str = METRI
     }
     rows: Hits = {}
     for name, values in hits.items():
-        row, _, seed = name.rpartition(" ")
-        if row in arms and seed.isdigit():
-            rows[row] = np.vstack([rows[row], values]) if row in rows else values[None]
-        else:
-            rows[name] = values[None]
+        row = row_of(name, arms)
+        rows[row] = np.vstack([rows[row], values]) if row in rows else values[None]
     return rows
+
+
+def row_of(name: str, arms: Sequence[str]) -> str:
+    """The row of a scorer: "aligned 3" and "aligned 3 + Platt" are seeds of rows without the 3."""
+    model, plus, repair = name.partition(" + ")
+    arm, _, seed = model.rpartition(" ")
+    return arm + plus + repair if arm in arms and seed.isdigit() else name
 
 
 @dataclass(frozen=True)

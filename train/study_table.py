@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from train.baselines import TEXT_BASELINES
 from train.evaluation import DUAL, FIRST
 from train.study_numbers import (
+    FUSION,
     LEVEL,
     STAGE1,
     Estimate,
@@ -22,6 +23,7 @@ from train.study_numbers import (
     hits_of,
     ratio,
 )
+from train.study_scale import markdown, scales
 from unirank_jax.significance import holm, mcnemar
 
 if TYPE_CHECKING:
@@ -64,7 +66,10 @@ def write_table(
                 strict=True,
             )
         )
+        models = [row for row in rows if row not in (*OUTSIDE, FUSION)]
+        scale = scales(found, models, arms)
         tables[name] = {
+            "scale": {row: asdict(one) for row, one in scale.items()},
             "queries": len(kinds),
             "rows": {row: asdict(one) for row, one in values.items()},
             f"less {control}": {row: asdict(one) for row, one in gains.items()},
@@ -81,6 +86,7 @@ def write_table(
         parts.append(
             _outside(outside, [row for row in over if row not in OUTSIDE], over, relative, recall)
         )
+        parts.append(markdown(scale))
     text = "\n\n".join(parts) + "\n"
     (workdir / "table.json").write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
     (workdir / "table.md").write_text(text, encoding="utf-8")
