@@ -65,6 +65,21 @@ def stage1() -> TrainConfig:
     )
 
 
+def as_image() -> TrainConfig:
+    """The baseline "everything as image", from the base of the domain."""
+    return _in_form(sci.as_image(), "design_as_image")
+
+
+def as_text() -> TrainConfig:
+    """The baseline "everything as text"."""
+    return _in_form(sci.as_text(), "design_as_text")
+
+
+def _in_form(base: TrainConfig, name: str) -> TrainConfig:
+    model = replace(base.model, init="results/m2/design-base")
+    return replace(base, name=name, model=model, data=replace(base.data, source=SOURCE))
+
+
 def published_base() -> TrainConfig:
     """What the published sizes have of the domain."""
     base = sci.tiny()
@@ -79,6 +94,8 @@ def get_config(argument: str | None = None) -> TrainConfig:
             "tiny": tiny,
             "cloze": cloze,
             "stage1": stage1,
+            "as_image": as_image,
+            "as_text": as_text,
             **published.sizes("design", published_base(), lambda config: config),
         },
         "tiny",

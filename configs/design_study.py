@@ -3,7 +3,8 @@
     python -m train.study --config configs/design_study.py --workdir runs/study-design
     python -m train.study --config configs/design_study.py:trial ...   # a tenth of it
 
-See `configs/sci_study.py`. The study resumes where it was killed.
+See `configs/sci_study.py`, also for the models of `others`: `configs/design.py:as_image` and
+`:as_text` with `schedule.steps=250`. The study resumes where it was killed.
 """
 
 from dataclasses import replace
@@ -11,6 +12,12 @@ from dataclasses import replace
 from configs import sci_study
 from train.config import choose
 from train.study import StudyConfig
+
+OTHERS = {
+    "as-image": "runs/sft-design-as_image:image",
+    "as-text": "runs/sft-design-as_text:text",
+    "out-of-domain": "results/m2/stage1-sci",
+}
 
 
 def of(base: StudyConfig) -> StudyConfig:
@@ -24,6 +31,7 @@ def of(base: StudyConfig) -> StudyConfig:
         mine="configs/design_mine.py",
         reward="configs/design_reward.py",
         train="configs/design_align.py",
+        others={name: OTHERS[name] for name in base.others},
     )
 
 

@@ -5,6 +5,14 @@
 
 `--set source=DIR stage1=FOLDER` for data and a model elsewhere. Everything is scored once on the
 test split; what is chosen is chosen on the validation split. The study resumes where it was killed.
+
+Beside the arms stand models of another form or domain. Those of everything as images and as texts
+are trained first:
+
+    python -m train.sft --config configs/sci.py:as_image --set data.source=data/sci \\
+        model.init=base schedule.steps=250                # and :as_text
+
+`--set others.as-image=RUN:image` where they are elsewhere.
 """
 
 from dataclasses import replace
@@ -32,7 +40,11 @@ def full() -> StudyConfig:
         source="data/sci",
         stage1="results/m2/stage1-sci",
         dual_encoder="unirank_jax/assets/base",
-        others={},
+        others={
+            "as-image": "runs/sft-sci-as_image:image",
+            "as-text": "runs/sft-sci-as_text:text",
+            "out-of-domain": "results/m2/stage1-design",
+        },
         mine="configs/sci_mine.py",
         reward="configs/sci_reward.py",
         train="configs/sci_align.py",
@@ -54,6 +66,7 @@ def trial() -> StudyConfig:
     """Whether everything runs, and the order of magnitude: one rate, two seeds."""
     return replace(
         full(),
+        others={},
         mined_lists=400,
         valid_lists=100,
         steps=20,

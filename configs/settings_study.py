@@ -32,6 +32,7 @@ def base() -> StudyConfig:
     """The main study, with less of everything."""
     return replace(
         sci_study.full(),
+        others={},
         source="data/sci",
         mined="runs/study-sci",
         rates=(5e-5, 2e-4),
