@@ -195,10 +195,11 @@ def parse(
     argv: Sequence[str] | None,
     *,
     compiles: bool = False,
+    jobs: bool = False,
 ) -> Any:
     """The arguments that every training command shares: config (a spec), set, workdir.
 
-    compiles: also `--compile-only`.
+    compiles: also `--compile-only`; jobs: also `--jobs`.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m train.{command}",
@@ -229,7 +230,17 @@ schedule.steps it goes on for longer.""",
             help="compile the step for this TPU topology, e.g. v6e:16x16, say whether it fits and "
             "estimate its speed; nothing is read or run (needs libtpu)",
         )
+    if jobs:
+        parser.add_argument(
+            "--jobs",
+            type=int,
+            default=1,
+            help="so many commands at once, each on its share of the CPU cores (default: 1); what "
+            "they print goes to WORKDIR/logs",
+        )
     arguments = parser.parse_args(argv)
+    if jobs and arguments.jobs < 1:
+        parser.error(f"--jobs {arguments.jobs}: must be at least 1")
     if "://" in (arguments.workdir or ""):
         parser.error(f"--workdir {arguments.workdir}: {MOUNT}")
     if arguments.workdir is None:

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +23,7 @@ from train.config import ConfigError, keep, load, parse, to_dict
 from train.pool_scores import read
 from train.study_numbers import REWARD, STAGE1, StudyError
 from train.study_table import write_table
+from train.tasks import Task, run_all
 from unirank_jax.datasets.formats.writing import json_line, write_lines
 
 ABOUT = "study.json"
@@ -74,28 +74,19 @@ class StudyConfig:
     # reward models see, as if nobody had judged the others; 0 = all
 
 
-@dataclass(frozen=True)
-class Task:
-    """A command, and the file that says it is done."""
-
-    name: str
-    argv: tuple[str, ...]  # of `python -m`
-    done: Path
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run or go on. Exit code 0 when the table is written, 1 on an error."""
-    arguments = parse("study", __doc__ or "", "configs/sci_study.py", argv)
+    arguments = parse("study", __doc__ or "", "configs/sci_study.py", argv, jobs=True)
     try:
-        run(load(arguments.config, arguments.set), Path(arguments.workdir))
+        run(load(arguments.config, arguments.set), Path(arguments.workdir), arguments.jobs)
     except (ConfigError, StudyError) as error:
         print(f"train.study: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def run(config: StudyConfig, workdir: Path) -> None:
-    """Everything that is not done yet, in order.
+def run(config: StudyConfig, workdir: Path, jobs: int = 1) -> None:
+    """Everything that is not done yet, in order; as many commands at once as there are jobs.
 
     Raises:
         ConfigError: the folder holds a study of another configuration.
@@ -104,10 +95,13 @@ def run(config: StudyConfig, workdir: Path) -> None:
     check(config)
     workdir.mkdir(parents=True, exist_ok=True)
     keep(workdir / ABOUT, to_dict(config), "a study of another configuration")
+    programs = {"JAX_COMPILATION_CACHE_DIR": str((workdir / "programs").absolute())}
+    environment = programs | os.environ  # the user's own choice first
+    run_them = partial(run_all, environment=environment, jobs=jobs, logs=workdir / "logs")
     *mining, rewarding_task = preparation(config, workdir)
-    _all(mining, workdir)
+    run_them([[task] for task in (*mining, retrieval(config, workdir))])
     _write_labelled(config, workdir)
-    _all([rewarding_task], workdir)
+    run_them([[rewarding_task]])
     # the fusion of stage 1 and the reward model is tuned on valid
     rewarding = {
         f"reward model {n}": str(workdir / "reward" / f"member-{n}") for n in range(config.members)
@@ -115,19 +109,19 @@ def run(config: StudyConfig, workdir: Path) -> None:
     tuned = {STAGE1: config.stage1, REWARD: rewarding[REWARD]}
     tasks = scoring(config, workdir, "valid", LISTS[0], tuned)
     tasks += tested(config, workdir, {STAGE1: config.stage1, **rewarding, **config.others})
-    _all(tasks, workdir)
-    _all([task for arm in config.arms for task in sweep(config, arm, workdir)], workdir)
+    run_them([[task] for task in tasks])
+    run_them([[task] for arm in config.arms for task in sweep(config, arm, workdir)])
     chosen = {arm: chosen_rate(config, arm, workdir) for arm in config.arms}
     for arm, (rate, values) in chosen.items():
         told = ", ".join(f"{one:g}: {100 * value:.1f}" for one, value in values.items())
         print(f"{arm}: learning rate {rate:g} of {{{told}}} (valid {BEST} in percent)")
-    tasks = []
+    chains = []
     for arm, (rate, _) in chosen.items():
         for seed in range(config.first_seed, config.first_seed + seeds_of(config, arm)):
-            tasks.append(training(config, arm, rate, seed, workdir))
             folder = run_folder(workdir, arm, rate, seed)
-            tasks += tested(config, workdir, {f"{arm} {seed}": str(folder)})
-    _all(tasks, workdir)
+            judging = tested(config, workdir, {f"{arm} {seed}": str(folder)})
+            chains.append([training(config, arm, rate, seed, workdir), *judging])
+    run_them(chains)
     write_table(workdir, tuple(config.arms), LISTS, {a: r for a, (r, _) in chosen.items()}, config)
 
 
@@ -255,7 +249,9 @@ def scoring(
     limit = judged if split == config.judged_on else config.valid_lists
     common += ["--limit", str(limit)] if limit else []
     if lists == TOP100:
-        common += ["--lists", str(found_lists(config, workdir, split, limit))]
+        found = _found(workdir, split).glob("top100-*.jsonl.gz")
+        (only,) = (one for one in found if "first-stage" not in one.name)
+        common += ["--lists", str(only)]
     dual = ["--dual-encoder", config.dual_encoder]
     tasks: list[Task] = []
     for name, path in models.items():
@@ -266,14 +262,17 @@ def scoring(
     return tasks
 
 
-def found_lists(config: StudyConfig, workdir: Path, split: str, limit: int) -> Path:
-    """The file of what a first stage finds for the queries of a split; made where it is missing."""
-    folder = workdir / "scores" / f"found-{split}"
+def retrieval(config: StudyConfig, workdir: Path) -> Task:
+    """What a first stage finds for the queries that the table is about."""
+    split, folder = config.judged_on, _found(workdir, config.judged_on)
     argv = ["train.retrieve", "--data", config.source, "--dual-encoder", config.dual_encoder]
-    argv += ["--split", split, "--out", str(folder)] + (["--limit", str(limit)] if limit else [])
-    _all([Task(f"first stage of {split}", tuple(argv), folder / "done")], workdir)
-    (path,) = (one for one in folder.glob("top100-*.jsonl.gz") if "first-stage" not in one.name)
-    return path
+    argv += ["--split", split, "--out", str(folder)]
+    argv += ["--limit", str(config.top100_lists)] if config.top100_lists else []
+    return Task(f"first stage of {split}", tuple(argv), folder / "done")
+
+
+def _found(workdir: Path, split: str) -> Path:
+    return workdir / "scores" / f"found-{split}"
 
 
 def chosen_rate(config: StudyConfig, arm: str, workdir: Path) -> tuple[float, dict[float, float]]:
@@ -289,29 +288,6 @@ def last_valid(path: Path) -> float:
     """The metric of the last evaluation of a finished run."""
     found = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     return [one for one in found if one["kind"] == "valid"][-1][BEST]
-
-
-# Running them -------------------------------------------------------------------------------------
-
-
-def _all(tasks: Sequence[Task], workdir: Path) -> None:
-    programs = {"JAX_COMPILATION_CACHE_DIR": str((workdir / "programs").absolute())}
-    environment = programs | os.environ  # the user's own choice first
-    distinct = {task.done: task for task in tasks}  # on valid, what is tuned is also judged
-    open_ones = [task for task in distinct.values() if not task.done.exists()]
-    for number, task in enumerate(open_ones, start=1):
-        began = time.time()
-        print(f"[{number}/{len(open_ones)}] {task.name}", flush=True)
-        argv = [sys.executable, "-m", *task.argv]
-        status = subprocess.run(argv, env=environment).returncode
-        if status:
-            raise StudyError(
-                f"{task.name} ended with status {status}: python -m {' '.join(task.argv)}\n"
-                "mend the cause, then run the same study again; what is done stays"
-            )
-        task.done.parent.mkdir(parents=True, exist_ok=True)
-        task.done.touch()
-        print(f"    {time.time() - began:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
