@@ -269,7 +269,9 @@ def test_the_index_is_read_once_per_data_prompt_and_budget(
         dataset, "train", Prompt(prompt.tokenizer, prompt.prompt_id, other, 320, 48), tmp_path
     )
     cached_index(dataset, "valid", prompt, tmp_path)
-    assert calls == ["train", "valid"]
+    monkeypatch.setenv(sizes.SHARED, str(tmp_path / "shared"))
+    cached_index(dataset, "valid", prompt, tmp_path)
+    assert calls == ["train", "valid", "valid"] and len(list((tmp_path / "shared").iterdir())) == 1
 
 
 def test_a_picture_that_cannot_be_read_is_named_by_its_candidate(

@@ -80,6 +80,7 @@ def train(config: TrainConfig, workdir: Path, stage: Stage | None = None) -> Out
     """Everything that a command does with a resolved configuration; `stage`: of another stage."""
     stage = stage or SupervisedStage(config)
     _check(config)
+    optimizer = make_optimizer(config.optimizer, config.schedule)  # refuses before data are read
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the user's own choice
         keep_programs(workdir / "cache" / "programs")
     mesh = sharding.mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
@@ -111,7 +112,6 @@ def train(config: TrainConfig, workdir: Path, stage: Stage | None = None) -> Out
     everywhere = sharding.replicated(mesh)
     for name, value in beside.items():
         trained[name] = jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=everywhere)
-    optimizer = make_optimizer(config.optimizer, config.schedule)
     state_places = state_shardings(
         optimizer, trained, {**places, **dict.fromkeys(beside, everywhere)}, mesh
     )

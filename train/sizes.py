@@ -22,6 +22,7 @@ from unirank_jax.datasets.dataset import Dataset
 from unirank_jax.prompt import Length, Prompt
 
 NOTHING = Length(0, (), False)  # of what cannot be read
+SHARED = "UNIRANK_INDEX_CACHE"  # environment variable: a folder of sizes that runs share
 
 
 class PlanError(ValueError):
@@ -112,7 +113,11 @@ def build_index(dataset: Dataset, split: str, prompt: Prompt, *, tolerant: bool 
 def cached_index(
     dataset: Dataset, split: str, prompt: Prompt, folder: Path, *, tolerant: bool = False
 ) -> Index:
-    """`build_index`, kept in `folder` under a name made of everything that it depends on."""
+    """`build_index`, kept in `folder` under a name made of everything that it depends on.
+
+    Where the environment variable UNIRANK_INDEX_CACHE names a folder, it is that one.
+    """
+    folder = Path(os.environ.get(SHARED) or folder)
     key = {
         "fields": [field.name for field in fields(Index)],
         "data": dataset.fingerprint,

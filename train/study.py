@@ -21,6 +21,7 @@ from typing import Literal
 
 from train.config import ConfigError, keep, load, parse, to_dict
 from train.pool_scores import read
+from train.sizes import SHARED
 from train.study_numbers import REWARD, STAGE1, StudyError
 from train.study_table import write_table
 from train.tasks import Task, run_all
@@ -95,8 +96,9 @@ def run(config: StudyConfig, workdir: Path, jobs: int = 1) -> None:
     check(config)
     workdir.mkdir(parents=True, exist_ok=True)
     keep(workdir / ABOUT, to_dict(config), "a study of another configuration")
-    programs = {"JAX_COMPILATION_CACHE_DIR": str((workdir / "programs").absolute())}
-    environment = programs | os.environ  # the user's own choice first
+    folders = {"JAX_COMPILATION_CACHE_DIR": "programs", SHARED: "index"}  # one for all commands
+    places = {name: str((workdir / folder).absolute()) for name, folder in folders.items()}
+    environment = places | os.environ  # the user's own choice first
     run_them = partial(run_all, environment=environment, jobs=jobs, logs=workdir / "logs")
     *mining, rewarding_task = preparation(config, workdir)
     run_them([[task] for task in (*mining, retrieval(config, workdir))])
