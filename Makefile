@@ -1,4 +1,5 @@
-# make test | lint | demo | prove-m1 | prove-m2 | prove-m3 | prove-tpu | prove-gpu | prove-m5: each creates
+# make test | lint | demo | prove-m1 | prove-m2 | prove-m3 | prove-m4 | prove-tpu | prove-gpu | prove-m5:
+# each creates
 # .venv, installs the pinned packages, does its job.
 # A second call finds the stamps in .venv and starts at once. PYTHON=python3.12 picks another Python.
 
@@ -9,7 +10,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: test lint unit demo prove-m1 prove-m2 prove-m3 prove-tpu prove-gpu prove-m5 clean
+.PHONY: test lint unit demo prove-m1 prove-m2 prove-m3 prove-m4 prove-tpu prove-gpu prove-m5 clean
 
 test: lint unit
 
@@ -59,6 +60,37 @@ prove-m3: .venv/stamp-test
 			> results/m3/$$name.txt || echo "$$name: see results/m3/$$name.txt"; \
 		cp runs/prove-m3/$$name.json results/m3/; \
 	done
+
+# What alignment gains, with its controls, on the datasets of prove-m2: a day of two cores. Every
+# command goes on where it was stopped.
+M4 := runs/prove-m4
+STUDY = $(BIN)/python -m train.study --jobs 2
+prove-m4: .venv/stamp-test
+	mkdir -p results/m4 $(M4)
+	for domain in sci design; do for form in image text; do \
+		base=base; test $$domain = sci || base=results/m2/design-base; \
+		$(BIN)/python -m train.sft --config configs/$$domain.py:as_$$form --set \
+			data.source=runs/prove-m2/$$domain model.init=$$base schedule.steps=250 \
+			--workdir $(M4)/$$domain-as-$$form || exit 1; \
+	done; done
+	for domain in sci design; do \
+		$(STUDY) --config configs/$${domain}_study.py --workdir $(M4)/$$domain --set \
+			source=runs/prove-m2/$$domain others.as-image=$(M4)/$$domain-as-image:image \
+			others.as-text=$(M4)/$$domain-as-text:text || exit 1; \
+		cp $(M4)/$$domain/table.md results/m4/$$domain.md; \
+		cp $(M4)/$$domain/table.json results/m4/$$domain.json; \
+	done
+	for name in noisy unlabelled top; do \
+		$(STUDY) --config configs/settings_study.py:$$name --workdir $(M4)/$$name --set \
+			source=runs/prove-m2/sci mined=$(M4)/sci || exit 1; \
+	done
+	$(STUDY) --config configs/settings_study.py:hard --workdir $(M4)/hard --set \
+		source=runs/prove-m2/sci
+	$(BIN)/python -m train.studies $(M4)/noisy $(M4)/unlabelled $(M4)/top $(M4)/hard \
+		--out results/m4/settings.md
+	$(STUDY) --config configs/ablations_study.py --workdir $(M4)/ablations --set \
+		source=runs/prove-m2/sci mined=$(M4)/sci
+	cp $(M4)/ablations/table.md results/m4/ablations.md
 
 # The TPU compiler, without a TPU, about an hour: its wheel (130 MB) stays out of the environment.
 prove-tpu: .venv/stamp-test
