@@ -23,6 +23,7 @@ from train.ranking import RankingObjective
 from train.reward import accuracy, combined, refusals
 from train.settings import LoRASettings
 from train.signals import Signals
+from train.sizes import SHARED
 from train.step import abstract_state, learning_rate, make_optimizer, state_shardings
 from train.temperature import CHOICES
 from train.utility import utilities
@@ -226,10 +227,31 @@ def test_memory_does_not_grow_with_the_list(eight_devices: list[jax.Device]) -> 
         compiled = step.jitted.lower(state, {}, batch).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    found = [temporaries(candidates, candidates // 8) for candidates in (8, 128)]
-    print(f"temporary bytes of lists of 8 and 128 candidates: {found}")
+    found = [temporaries(candidates, candidates // 8) for candidates in (8, 32, 128)]
+    print(f"temporary bytes of lists of 8, 32 and 128 candidates: {found}")
     assert max(found) < 1.2 * min(found)
     assert temporaries(128, 1) > 2 * max(found)
+
+
+def test_runs_share_the_logits_of_stage_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+        (folder / "unirank.json").write_text(folder.name)
+
+    def path(*changes: str, model: Path = first, data: str = "d" * 64) -> Path:
+        settings = [f"model.init={model}", *changes]
+        config = load_config("configs/sci_align.py", settings)
+        return align.reference_path(config, tmp_path / "run", data)
+
+    assert path() == tmp_path / "run" / "cache" / "reference-dddddddddddddddd.npy"
+    monkeypatch.setenv(SHARED, str(tmp_path / "shared"))
+    assert path().parent == tmp_path / "shared"
+    assert path() == path("seed=3", "optimizer.lr=1", "policy.algorithm=dpo")
+    others = [path("data.max_tokens=99"), path(model=second), path(data="e" * 64)]
+    assert len({path(), *others}) == 4
+    (first / "unirank.json").unlink()
+    assert path().parent.name == "cache", "no exported folder"
 
 
 def test_contradictions_are_refused(

@@ -7,6 +7,9 @@ it and the rewards of `train.reward` are data. Running the same command again re
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +24,7 @@ from train import processes
 from train.align_step import make_policy_step
 from train.alignment import AnchorSettings, PolicySettings
 from train.compile_only import plan, render
-from train.config import ConfigError, load, parse, require_size
+from train.config import ConfigError, load, parse, require_size, to_dict
 from train.diagnostics import write_page
 from train.loop import StoppedError
 from train.ranking import RankingObjective
@@ -29,12 +32,13 @@ from train.report import Rule
 from train.settings import TrainConfig
 from train.sft import EXPECTED, train
 from train.signals import Scores, SignalTable, read_scores, table
-from train.sizes import Index
+from train.sizes import SHARED, Index
 from train.stage import preferences_of
 from train.step import Params, Step, TrainState, learning_rate
 from train.stopping import verdict
 from train.temperature import choose_temperature
 from train.utility import utilities
+from unirank_jax.hub import fingerprint
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class AlignmentStage:
     ) -> SignalTable:
         """See `Stage`."""
         config = self.config
-        reference = reference_logits(workdir, data, first_logits)
+        reference = reference_logits(reference_path(config, workdir, data), first_logits)
         preferences = preferences_of(config, index) if config.data.preferences else None
         rewards: Scores = {}
         if config.rewards:
@@ -163,18 +167,32 @@ def check(config: AlignConfig) -> None:
         raise ConfigError("\n".join(problems))
 
 
-def reference_logits(workdir: Path, data: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """The logits of stage 1 for all candidates, kept in the run's folder."""
-    path = workdir / "cache" / f"reference-{data[:16]}.npy"
+def reference_logits(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """The logits of stage 1 for all candidates, kept in a file."""
     if processes.same(path.exists()):
         return np.load(path, allow_pickle=False)
     logits = compute()  # by all processes together
     if jax.process_index() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp.npy")
+        temporary = path.with_suffix(f".{os.getpid()}.tmp.npy")
         np.save(temporary, logits, allow_pickle=False)
         temporary.replace(path)
     return logits
+
+
+def reference_path(config: AlignConfig, workdir: Path, data: str) -> Path:
+    """Where they are kept: in the run's folder, or in the one that runs share (train/sizes.py).
+
+    There the name is made of everything that they depend on; a stage 1 that is no exported folder
+    stays with the run.
+    """
+    stage1 = Path(config.model.init)
+    if not os.environ.get(SHARED) or not (stage1 / "unirank.json").exists():
+        return workdir / "cache" / f"reference-{data[:16]}.npy"
+    depends = (config.model, config.data, config.batch, config.lora, config.mesh)
+    told = [data, fingerprint(stage1), list(config.freeze), *map(to_dict, depends)]
+    name = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    return Path(os.environ[SHARED]) / f"reference-{name}.npy"
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from unirank_jax.datasets.dataset import Dataset
 from unirank_jax.prompt import Length, Prompt
 
 NOTHING = Length(0, (), False)  # of what cannot be read
-SHARED = "UNIRANK_INDEX_CACHE"  # environment variable: a folder of sizes that runs share
+SHARED = "UNIRANK_RUN_CACHE"  # environment variable: folder of what runs on the same data share
 
 
 class PlanError(ValueError):
@@ -115,7 +115,7 @@ def cached_index(
 ) -> Index:
     """`build_index`, kept in `folder` under a name made of everything that it depends on.
 
-    Where the environment variable UNIRANK_INDEX_CACHE names a folder, it is that one.
+    Where the environment variable UNIRANK_RUN_CACHE names a folder, it is that one.
     """
     folder = Path(os.environ.get(SHARED) or folder)
     key = {

@@ -96,7 +96,7 @@ def run(config: StudyConfig, workdir: Path, jobs: int = 1) -> None:
     check(config)
     workdir.mkdir(parents=True, exist_ok=True)
     keep(workdir / ABOUT, to_dict(config), "a study of another configuration")
-    folders = {"JAX_COMPILATION_CACHE_DIR": "programs", SHARED: "index"}  # one for all commands
+    folders = {"JAX_COMPILATION_CACHE_DIR": "programs", SHARED: "shared"}  # one for all commands
     places = {name: str((workdir / folder).absolute()) for name, folder in folders.items()}
     environment = places | os.environ  # the user's own choice first
     run_them = partial(run_all, environment=environment, jobs=jobs, logs=workdir / "logs")
