@@ -258,7 +258,7 @@ def test_contradictions_are_refused(
     inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def failing(module: object, config: str, *changes: str) -> str:
-        settings = [*shared(inputs, schedule__steps=1), *changes]
+        settings = [*shared(inputs, schedule__steps=1, schedule__warmup_steps=0), *changes]
         command = ["--config", config, "--workdir", str(tmp_path / "x"), "--set", *settings]
         assert module.main(command) == 1  # type: ignore[attr-defined]
         return capsys.readouterr().err
