@@ -70,7 +70,9 @@ def test_every_command_is_one_that_can_run(tmp_path: Path, name: str) -> None:
 def fake(ran: list[str], fail: str = "") -> Any:
     """Stands for the commands: writes what the study reads of them."""
 
-    def run(argv: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    def run(
+        argv: list[str], env: dict[str, str], pass_fds: tuple[int]
+    ) -> subprocess.CompletedProcess[str]:
         command = argv[2]
         assert env["JAX_COMPILATION_CACHE_DIR"].endswith("programs"), "compiled once for all"
         ran.append(" ".join(argv[2:]))

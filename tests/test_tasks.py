@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from train.study_numbers import StudyError
-from train.tasks import Task, run_all, shares
+from train.tasks import Task, alone, run_all, shares
 
 MODULE = """
 import os, pathlib, sys, time
 name, folder, seconds, *needs = sys.argv[1:]
 folder = pathlib.Path(folder)
+assert os.path.samestat(os.fstat(int(os.environ["LOCK"])), os.stat(folder / "lock"))
 assert all((folder / one).exists() for one in needs), f"before {needs}"
 (folder / f"{name}.began").write_text(f"{time.time()} {len(os.sched_getaffinity(0))}")
 time.sleep(float(seconds))
@@ -43,25 +45,43 @@ def test_several_at_once(tmp_path: Path, environment: dict[str, str]) -> None:
         [task(tmp_path, "a", 0)],  # stands twice
     ]
     mine = os.sched_getaffinity(0)
-    run_all(chains, environment, 2, tmp_path / "logs")
+    with alone(tmp_path) as lock:
+        run_all(chains, environment | {"LOCK": str(lock)}, lock, 2, tmp_path / "logs")
     assert os.sched_getaffinity(0) == mine, "only the threads of the jobs were moved"
     began = {one.name: one.read_text().split() for one in tmp_path.glob("*.began")}
     assert len(began) == 4 and abs(float(began["a.began"][0]) - float(began["b.began"][0])) < 1.4
     assert {int(cores) for _, cores in began.values()} == {len(one) for one in shares(2)}
     assert (tmp_path / "logs" / "a-judged.log").read_text() == "said by a-judged\n"
     before = time.time()
-    run_all(chains, environment, 2, tmp_path / "logs")
+    with alone(tmp_path) as lock:
+        run_all(chains, environment | {"LOCK": str(lock)}, lock, 2, tmp_path / "logs")
     assert float(began["a.began"][0]) < before, "nothing is left to do"
     assert len(list(tmp_path.glob("*.began"))) == 4
 
 
 def test_a_failure_begins_no_further_one(tmp_path: Path, environment: dict[str, str]) -> None:
     chains = [[task(tmp_path, name, 2.0 * (name == "long"))] for name in ("bad", "long", "c", "d")]
-    with pytest.raises(StudyError, match=r"(?s)bad ended with status 3: .*logs.*bad.log.*stays"):
-        run_all(chains, environment, 2, tmp_path / "logs")
+    told = r"(?s)bad ended with status 3: .*logs.*bad.log.*stays"
+    with alone(tmp_path) as lock, pytest.raises(StudyError, match=told):
+        run_all(chains, environment | {"LOCK": str(lock)}, lock, 2, tmp_path / "logs")
     assert (tmp_path / "long").exists(), "what ran was let go on to its end"
     begun = {one.stem for one in tmp_path.glob("*.began")}
     assert begun == {"bad", "long"} and not (tmp_path / "bad").exists()
+
+
+def test_a_command_that_outlives_its_study_keeps_the_folder(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with alone(tmp_path) as lock:
+        command = subprocess.Popen(sleeping, pass_fds=(lock,))
+    with pytest.raises(StudyError, match="in use by another train.study, or by a command"):
+        with alone(tmp_path):
+            pass
+    command.kill()
+    command.wait()
+    with alone(tmp_path) as lock:
+        assert lock > 2
 
 
 def test_shares_hold_every_core() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from train.pool_scores import read
 from train.sizes import SHARED
 from train.study_numbers import REWARD, STAGE1, StudyError
 from train.study_table import write_table
-from train.tasks import Task, run_all
+from train.tasks import Task, alone, run_all
 from unirank_jax.datasets.formats.writing import json_line, write_lines
 
 ABOUT = "study.json"
@@ -91,7 +91,7 @@ def run(config: StudyConfig, workdir: Path, jobs: int = 1) -> None:
 
     Raises:
         ConfigError: the folder holds a study of another configuration.
-        StudyError: a command failed.
+        StudyError: a command failed, or the folder is in use.
     """
     check(config)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,17 @@ def run(config: StudyConfig, workdir: Path, jobs: int = 1) -> None:
     folders = {"JAX_COMPILATION_CACHE_DIR": "programs", SHARED: "shared"}  # one for all commands
     places = {name: str((workdir / folder).absolute()) for name, folder in folders.items()}
     environment = places | os.environ  # the user's own choice first
-    run_them = partial(run_all, environment=environment, jobs=jobs, logs=workdir / "logs")
+    with alone(workdir) as lock:
+        _go_on(
+            config,
+            workdir,
+            partial(run_all, environment=environment, lock=lock, jobs=jobs, logs=workdir / "logs"),
+        )
+
+
+def _go_on(
+    config: StudyConfig, workdir: Path, run_them: Callable[[Sequence[Sequence[Task]]], None]
+) -> None:
     *mining, rewarding_task = preparation(config, workdir)
     run_them([[task] for task in (*mining, retrieval(config, workdir))])
     _write_labelled(config, workdir)

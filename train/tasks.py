@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -9,7 +11,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from train.study_numbers import StudyError
@@ -24,9 +28,34 @@ class Task:
     done: Path
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[int]:
+    """Holds a lock on a folder. Its file descriptor is for `run_all`: the commands hold it, too.
+
+    So a study that was killed cannot be begun again beside a command of its own that lives on.
+
+    Raises:
+        StudyError: somebody else holds it.
+    """
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StudyError(
+                f"--workdir: {folder} is in use by another train.study, or by a command that one "
+                "began before it was killed; wait until it has ended, or end it"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS):
+                raise
+            print(f"{folder} cannot be locked ({error.strerror}): run one study there at a time")
+        yield file.fileno()
+
+
 def run_all(
     chains: Sequence[Sequence[Task]],
     environment: Mapping[str, str],
+    lock: int,
     jobs: int = 1,
     logs: Path | None = None,
 ) -> None:
@@ -35,7 +64,7 @@ def run_all(
     A tiny model leaves part of two cores idle, so that on a CPU two commands at once, on a core
     each, take less time than one after the other. On macOS cores cannot be assigned.
 
-    chains: of tasks that need the one before them.
+    chains: of tasks that need the one before them. lock: of `alone`.
 
     Raises:
         StudyError: a command failed; no further one was begun.
@@ -43,19 +72,19 @@ def run_all(
     open_ones = _open(chains)
     count = sum(map(len, open_ones))
     waiting, numbers = iter(open_ones), iter(range(1, count + 1))
-    lock, stop = threading.Lock(), threading.Event()
+    mutex, stop = threading.Lock(), threading.Event()
 
     def work(cores: set[int]) -> None:
         if jobs > 1 and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, cores)  # of this thread; its commands inherit it
         try:
-            while chain := _next(waiting, lock):
+            while chain := _next(waiting, mutex):
                 for task in chain:
                     if stop.is_set():
                         return
-                    with lock:
+                    with mutex:
                         print(f"[{next(numbers)}/{count}] {task.name}", flush=True)
-                    _run(task, environment, logs if jobs > 1 else None)
+                    _run(task, environment, lock, logs if jobs > 1 else None)
         except BaseException:
             stop.set()
             raise
@@ -76,8 +105,8 @@ def _open(chains: Sequence[Sequence[Task]]) -> list[list[Task]]:
     return found
 
 
-def _next(waiting: Iterator[list[Task]], lock: threading.Lock) -> list[Task]:
-    with lock:
+def _next(waiting: Iterator[list[Task]], mutex: threading.Lock) -> list[Task]:
+    with mutex:
         return next(waiting, [])
 
 
@@ -89,18 +118,21 @@ def shares(jobs: int) -> list[set[int]]:
     return [set(cores[n::jobs]) or set(cores) for n in range(jobs)]
 
 
-def _run(task: Task, environment: Mapping[str, str], logs: Path | None) -> None:
+def _run(task: Task, environment: Mapping[str, str], lock: int, logs: Path | None) -> None:
     began = time.time()
-    argv = [sys.executable, "-m", *task.argv]
+    run = partial(
+        subprocess.run,
+        [sys.executable, "-m", *task.argv],
+        env=dict(environment),
+        pass_fds=(lock,),
+    )
     if logs is None:
-        status = subprocess.run(argv, env=dict(environment)).returncode
-        told = ""
+        status, told = run().returncode, ""
     else:
         logs.mkdir(parents=True, exist_ok=True)
         path = logs / f"{task.name.replace('/', '-').replace(' ', '-')}.log"
         with open(path, "ab") as file:
-            run = subprocess.run(argv, env=dict(environment), stdout=file, stderr=file)
-        status, told = run.returncode, f"; what it said is in {path}"
+            status, told = run(stdout=file, stderr=file).returncode, f"; what it said: {path}"
     if status:
         raise StudyError(
             f"{task.name} ended with status {status}: python -m {' '.join(task.argv)}{told}\n"
