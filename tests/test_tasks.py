@@ -52,11 +52,15 @@ def test_several_at_once(tmp_path: Path, environment: dict[str, str]) -> None:
     assert len(began) == 4 and abs(float(began["a.began"][0]) - float(began["b.began"][0])) < 1.4
     assert {int(cores) for _, cores in began.values()} == {len(one) for one in shares(2)}
     assert (tmp_path / "logs" / "a-judged.log").read_text() == "said by a-judged\n"
+    more = [[task(tmp_path, "single", 0)]]
+    with alone(tmp_path) as lock:
+        run_all(more, environment | {"LOCK": str(lock)}, lock, 2, tmp_path / "logs")
+    assert (tmp_path / "single.began").read_text().split()[1] == str(len(mine))
     before = time.time()
     with alone(tmp_path) as lock:
         run_all(chains, environment | {"LOCK": str(lock)}, lock, 2, tmp_path / "logs")
     assert float(began["a.began"][0]) < before, "nothing is left to do"
-    assert len(list(tmp_path.glob("*.began"))) == 4
+    assert len(list(tmp_path.glob("*.began"))) == 5
 
 
 def test_a_failure_begins_no_further_one(tmp_path: Path, environment: dict[str, str]) -> None:

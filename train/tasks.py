@@ -70,12 +70,13 @@ def run_all(
         StudyError: a command failed; no further one was begun.
     """
     open_ones = _open(chains)
+    workers = max(1, min(jobs, len(open_ones)))  # a single one has all cores
     count = sum(map(len, open_ones))
     waiting, numbers = iter(open_ones), iter(range(1, count + 1))
     mutex, stop = threading.Lock(), threading.Event()
 
     def work(cores: set[int]) -> None:
-        if jobs > 1 and hasattr(os, "sched_setaffinity"):
+        if workers > 1 and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, cores)  # of this thread; its commands inherit it
         try:
             while chain := _next(waiting, mutex):
@@ -89,8 +90,8 @@ def run_all(
             stop.set()
             raise
 
-    with ThreadPoolExecutor(jobs) as pool:
-        for future in [pool.submit(work, cores) for cores in shares(jobs)]:
+    with ThreadPoolExecutor(workers) as pool:
+        for future in [pool.submit(work, cores) for cores in shares(workers)]:
             future.result()
 
 
