@@ -194,6 +194,8 @@ def test_other_settings_mine_again_without_scoring(
     second = list(read(tmp_path / "mined.jsonl.gz"))
     assert [one["qid"] for one in first] == [one["qid"] for one in second]
     assert max(len(one["dids"]) for one in second) <= 5 < max(len(one["dids"]) for one in first)
+    assert run(tmp_path, "mining.missed_positives=true") == 0
+    assert len(list(read(tmp_path / "mined.jsonl.gz"))) == 30 > len(first)
 
 
 def test_scores_of_other_things_are_refused(

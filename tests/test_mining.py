@@ -70,8 +70,9 @@ def test_each_filter_removes_what_it_names_and_nothing_twice() -> None:
 
 
 def test_a_retriever_that_cannot_see_the_positive_removes_nothing() -> None:
-    made = pool([1.0, 0.0], [1, 0], bm25=[np.nan, 9.0])
-    assert suspects(made, DEFAULTS)["relative margin"] == ()
+    for nothing in (np.nan, 0.0):
+        made = pool([1.0, 0.0], [1, 0], bm25=[nothing, 9.0])
+        assert suspects(made, DEFAULTS)["relative margin"] == ()
 
 
 def test_the_mix_of_margins_is_kept_where_the_pool_allows() -> None:

@@ -125,7 +125,7 @@ def _mine(config: MineConfig, shards: Iterable[Path], workdir: Path) -> dict[str
         for record in read(path):
             unjudged += record["grades"].count(UNJUDGED)
             pool = pool_of(record)
-            found = any(
+            found = config.mining.missed_positives or any(
                 there and relevant
                 for there, relevant in zip(record["retrieved"], pool.relevant, strict=True)
             )

@@ -23,7 +23,11 @@ REASONS = ("duplicate", "relative margin", "suspected positive", "trivial")
 
 @dataclass(frozen=True)
 class MiningSettings:
-    """How negatives are filtered and chosen."""
+    """How negatives are filtered and chosen.
+
+    Where every right answer is known, nothing but `dup_id` needs to be filtered: relative_margin=-9
+    and max_score=1 keep what a retriever or the model likes better than the positives.
+    """
 
     num_negatives: int  # per query
     relative_margin: float  # drop where a retriever's raw score > s_pos - |s_pos| * relative_margin
@@ -36,6 +40,7 @@ class MiningSettings:
     min_same_modality: int  # and of its own, where the pool has them
     sampling_strategy: str  # within a bucket: "top" (hardest first) or "random" (by a hash)
     audit_score: float  # queries whose best positive scores below this are listed for a look
+    missed_positives: bool = False  # also mine queries none of whose positives was retrieved
 
 
 DEFAULTS = MiningSettings(
@@ -142,7 +147,7 @@ def suspects(pool: Pool, settings: MiningSettings) -> dict[str, tuple[int, ...]]
     close = np.zeros(len(relevant), bool)
     for raw in pool.retrievers.values():
         seen = raw[relevant][~np.isnan(raw[relevant])]
-        if len(seen):
+        if seen.any():  # all 0: no word in common; that says nothing of the others
             limit = seen.max() - abs(seen.max()) * settings.relative_margin
             close |= np.nan_to_num(raw, nan=-np.inf) > limit
     best = pool.logits[relevant].max()
