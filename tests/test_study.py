@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_run
 
 from configs.sci_study import full
 from train import studies, study, tasks
@@ -17,6 +18,7 @@ from train.calibrated import calibrated
 from train.config import load
 from train.pool_scores import read
 from train.study import Arm, StudyConfig
+from train.study_lists import write_list_files
 from train.study_numbers import (
     FUSION,
     REWARD,
@@ -30,7 +32,9 @@ from train.study_numbers import (
     row_of,
 )
 from train.study_scale import markdown, scales
+from unirank_jax.datasets.dataset import open_source
 from unirank_jax.datasets.formats.writing import write_lines
+from unirank_jax.datasets.overlay import write_lists
 
 CONFIG = replace(
     full(),
@@ -44,6 +48,7 @@ CONFIG = replace(
 )
 
 
+PER_CANDIDATE = ("dids", "grades", "neg_types")
 SETTINGS = [f"configs/settings_study.py:{name}" for name in ("noisy", "unlabelled", "top", "hard")]
 
 
@@ -193,10 +198,10 @@ def test_only_some_lists_have_labels_and_another_study_mined_them(tmp_path: Path
     write_lines(mined / "mined.jsonl.gz", (json.dumps(one) + "\n" for one in lists))
     config = replace(CONFIG, mined=str(tmp_path / "other"), labelled=10, first_seed=7)
     (reward,) = study.preparation(config, tmp_path)
-    study._write_labelled(config, tmp_path)
-    chosen = list(read(tmp_path / "labelled.jsonl.gz"))
+    write_list_files(config, tmp_path)
+    chosen = list(read(tmp_path / "mined-labelled.jsonl.gz"))
     assert chosen == lists[::5]
-    seen = f"data.lists={tmp_path / 'labelled.jsonl.gz'}"
+    seen = f"data.lists={tmp_path / 'mined-labelled.jsonl.gz'}"
     everything = f"lists={mined / 'mined.jsonl.gz'}"
     assert seen in reward.argv and f"scored_{everything}" in reward.argv
     continued, aligned = (study.sweep(config, arm, tmp_path)[0].argv for arm in config.arms)
@@ -204,6 +209,33 @@ def test_only_some_lists_have_labels_and_another_study_mined_them(tmp_path: Path
     assert "seed=7" in continued and "seed=7" in aligned
     with pytest.raises(study.ConfigError, match="mine_changes: the mining of another study"):
         study.check(replace(config, mine_changes=("limit=3",)))
+
+
+def test_the_datasets_own_candidates_join_what_was_mined(tmp_path: Path) -> None:
+    data = tiny_run.dataset_folder(tmp_path / "data", lists=6)
+    whole = open_source(str(data)).lists("train")[:2]
+    mined = tmp_path / "mine-train"
+    mined.mkdir()
+    best = [sorted(range(len(one.dids)), key=lambda n: -one.grades[n])[:3] for one in whole]
+    cut = [
+        replace(one, **{name: tuple(getattr(one, name)[n] for n in some) for name in PER_CANDIDATE})
+        for one, some in zip(whole, best, strict=True)
+    ]
+    write_lists(mined / "mined.jsonl.gz", cut)
+    config = replace(CONFIG, source=str(data), own=True, labelled=1)
+    write_list_files(config, tmp_path)
+    joined = list(read(tmp_path / "joined.jsonl.gz"))
+    for one, list_of_the_data, mined_list in zip(joined, whole, cut, strict=True):
+        assert tuple(one["dids"][:3]) == mined_list.dids and len(list_of_the_data.dids) > 3
+        grades = dict(zip(one["dids"], one["grades"], strict=True))
+        assert grades == dict(zip(list_of_the_data.dids, list_of_the_data.grades, strict=True))
+    assert list(read(tmp_path / "joined-labelled.jsonl.gz")) == joined[:1]
+    *_, reward = study.preparation(config, tmp_path)
+    assert f"data.lists={tmp_path / 'mined-labelled.jsonl.gz'}" in reward.argv, "has the pairs"
+    assert f"scored_lists={tmp_path / 'joined.jsonl.gz'}" in reward.argv
+    continued, aligned = (study.sweep(config, arm, tmp_path)[0].argv for arm in config.arms)
+    assert f"data.lists={tmp_path / 'joined-labelled.jsonl.gz'}" in continued
+    assert f"data.lists={tmp_path / 'joined.jsonl.gz'}" in aligned
 
 
 def test_a_study_may_be_judged_on_the_validation_split(

@@ -20,16 +20,14 @@ from pathlib import Path
 from typing import Literal
 
 from train.config import ConfigError, keep, load, parse, to_dict
-from train.pool_scores import read
 from train.sizes import SHARED
+from train.study_lists import FILES, list_file, mining, write_list_files
 from train.study_numbers import REWARD, STAGE1, StudyError
 from train.study_table import write_table
 from train.tasks import Task, alone, run_all
-from unirank_jax.datasets.formats.writing import json_line, write_lines
 
 ABOUT = "study.json"
 BEST = "hit@1"  # chooses learning rates: macro over the kinds of the validation split
-LABELLED = "labelled.jsonl.gz"
 TOP100 = "top100"
 LISTS = ("lists20", TOP100)
 
@@ -71,6 +69,7 @@ class StudyConfig:
     mined: str = ""  # folder of another study whose mining is used; "" = its own
     mine_changes: tuple[str, ...] = ()  # --set of the mining
     reward_changes: tuple[str, ...] = ()  # and of the reward models
+    own: bool = False  # the dataset's own candidates join the mined lists in every arm
     labelled: int = 0  # so many of the mined lists, evenly spaced, are all that train.sft and the
     # reward models see, as if nobody had judged the others; 0 = all
 
@@ -110,9 +109,9 @@ def run(config: StudyConfig, workdir: Path, jobs: int = 1) -> None:
 def _go_on(
     config: StudyConfig, workdir: Path, run_them: Callable[[Sequence[Sequence[Task]]], None]
 ) -> None:
-    *mining, rewarding_task = preparation(config, workdir)
-    run_them([[task] for task in (*mining, retrieval(config, workdir))])
-    _write_labelled(config, workdir)
+    *mining_tasks, rewarding_task = preparation(config, workdir)
+    run_them([[task] for task in (*mining_tasks, retrieval(config, workdir))])
+    write_list_files(config, workdir)
     run_them([[rewarding_task]])
     # the fusion of stage 1 and the reward model is tuned on valid
     rewarding = {
@@ -178,40 +177,23 @@ def preparation(config: StudyConfig, workdir: Path) -> list[Task]:
         argv = ["train.mine", "--config", config.mine, "--workdir", str(folder), "--set"]
         argv += [*settings, *config.mine_changes]
         tasks.append(Task(f"mine {split}", tuple(argv), folder / "summary.json"))
-    settings = [*_data(config, workdir, labelled=True), f"members={config.members}", "accept=true"]
-    valid = _mining(config, workdir, "valid")
-    settings += [f"valid_{name}={valid / file}" for name, file in _FILES.items()]
-    settings += [f"scored_lists={_mining(config, workdir, 'train') / _FILES['lists']}"]
+    settings = [*_data(config, workdir, own=False, labelled=True)]
+    settings += [f"members={config.members}", "accept=true"]
+    valid = mining(config, workdir, "valid")
+    settings += [f"valid_{name}={valid / file}" for name, file in FILES.items()]
+    settings += [f"scored_lists={list_file(config, workdir, own=True, labelled=False)}"]
     folder = workdir / "reward"
     argv = ["train.reward", "--config", config.reward, "--workdir", str(folder), "--set"]
     argv += [*settings, *config.reward_changes]
     return [*tasks, Task("reward model", tuple(argv), folder / "rewards.jsonl.gz")]
 
 
-_FILES = {"lists": "mined.jsonl.gz", "preferences": "preferences.jsonl.gz"}
-
-
-def _mining(config: StudyConfig, workdir: Path, split: str) -> Path:
-    return Path(config.mined or workdir) / f"mine-{split}"
-
-
-def _data(config: StudyConfig, workdir: Path, labelled: bool) -> list[str]:
-    """labelled: of those lists alone whose labels may be seen."""
-    files = {name: _mining(config, workdir, "train") / file for name, file in _FILES.items()}
-    if labelled and config.labelled:
-        files["lists"] = workdir / LABELLED
-    mined = [f"data.{name}={path}" for name, path in files.items()]
-    return [f"data.source={config.source}", f"model.init={config.stage1}", *mined]
-
-
-def _write_labelled(config: StudyConfig, workdir: Path) -> None:
-    """The lists whose labels may be seen."""
-    path = workdir / LABELLED
-    if not config.labelled or path.exists():
-        return
-    lists = list(read(_mining(config, workdir, "train") / _FILES["lists"]))
-    count = min(config.labelled, len(lists))
-    write_lines(path, (json_line(lists[n * len(lists) // count]) for n in range(count)))
+def _data(config: StudyConfig, workdir: Path, own: bool, labelled: bool) -> list[str]:
+    """See `list_file`."""
+    lists = list_file(config, workdir, own=own, labelled=labelled)
+    preferences = mining(config, workdir, "train") / FILES["preferences"]
+    settings = [f"data.source={config.source}", f"model.init={config.stage1}"]
+    return [*settings, f"data.lists={lists}", f"data.preferences={preferences}"]
 
 
 def run_folder(workdir: Path, arm: str, rate: float, seed: int) -> Path:
@@ -222,7 +204,7 @@ def run_folder(workdir: Path, arm: str, rate: float, seed: int) -> Path:
 def training(config: StudyConfig, arm: str, rate: float, seed: int, workdir: Path) -> Task:
     """One training."""
     chosen, folder = config.arms[arm], run_folder(workdir, arm, rate, seed)
-    settings = [*_data(config, workdir, labelled=chosen.command == "sft")]
+    settings = [*_data(config, workdir, own=True, labelled=chosen.command == "sft")]
     settings += [f"schedule.steps={config.steps}", f"seed={seed}"]
     settings += [f"optimizer.lr={rate:g}", f"evaluation.every_steps={config.steps}"]
     settings += [f"evaluation.lists={config.valid_lists}"]
