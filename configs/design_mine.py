@@ -20,4 +20,4 @@ def tiny() -> MineConfig:
 
 
 def get_config(argument: str | None = None) -> MineConfig:
-    return choose(argument, {"tiny": tiny}, "tiny")
+    return choose(argument, {"tiny": tiny, "complete": lambda: sci_mine.complete(tiny())}, "tiny")

@@ -28,7 +28,7 @@ def of(base: StudyConfig) -> StudyConfig:
         source="data/design",
         stage1="results/m2/stage1-design",
         dual_encoder="results/m2/design-base",
-        mine="configs/design_mine.py",
+        mine="configs/design_mine.py:complete",
         reward="configs/design_reward.py",
         train="configs/design_align.py",
         others={name: OTHERS[name] for name in base.others},

@@ -53,7 +53,7 @@ def tiny() -> AlignConfig:
         of(lists),
         name="sci_align",
         model=replace(lists.model, init=sci.DEFAULT),
-        data=replace(lists.data, source="data/sci-open", list_size=8, max_positives=3),
+        data=replace(lists.data, source="data/sci-open", list_size=8, max_positives=3, buckets=3),
         batch=BatchSettings(lists=32, accumulate=2),
         optimizer=replace(lists.optimizer, lr=2e-4),
         schedule=ScheduleSettings(steps=400, warmup_steps=20, final_fraction=0.05),

@@ -3,6 +3,7 @@
     python -m train.mine --config configs/sci_mine.py                  # 500 queries of the sample
     python -m train.mine --config configs/sci_mine.py:open --set source=DIR model=exported/
     python -m train.mine --config configs/sci_mine.py --set mining.num_negatives=15
+    python -m train.mine --config configs/sci_mine.py:complete --set source=DIR model=exported/
 
 Running the same command again goes on. New `mining.*` settings in the same --workdir read the
 scores that are there.
@@ -38,5 +39,16 @@ def open_sources() -> MineConfig:
     return replace(tiny(), source="data/sci-open", limit=0, texts=50, images=50, shard_queries=200)
 
 
+def complete(base: MineConfig | None = None) -> MineConfig:
+    """For lists whose right answers are all known: nothing is filtered but equal `dup_id`s.
+
+    What the model likes better than the right answer is what it has to unlearn, and queries whose
+    right answers the first stage missed are lists, too.
+    """
+    base = base or open_sources()
+    known = replace(base.mining, relative_margin=-1e9, max_score=1.0, missed_positives=True)
+    return replace(base, mining=known)
+
+
 def get_config(argument: str | None = None) -> MineConfig:
-    return choose(argument, {"tiny": tiny, "open": open_sources}, "tiny")
+    return choose(argument, {"tiny": tiny, "open": open_sources, "complete": complete}, "tiny")

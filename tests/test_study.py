@@ -38,6 +38,7 @@ from unirank_jax.datasets.overlay import write_lists
 
 CONFIG = replace(
     full(),
+    own=False,
     source="data",
     stage1="first",
     rates=(1e-4, 1e-3),
@@ -48,6 +49,7 @@ CONFIG = replace(
 )
 
 
+TEST = "--split test"
 PER_CANDIDATE = ("dids", "grades", "neg_types")
 SETTINGS = [f"configs/settings_study.py:{name}" for name in ("noisy", "unlabelled", "top", "hard")]
 
@@ -62,7 +64,7 @@ def test_every_command_is_one_that_can_run(tmp_path: Path, name: str) -> None:
     study.check(replace(config, stage1="x"))
     tasks = study.preparation(replace(config, stage1="x"), tmp_path)
     for arm in config.arms:
-        tasks += study.sweep(config, arm, tmp_path)
+        tasks += [training for training, _ in study.sweep(config, arm, tmp_path)]
     assert len({task.done for task in tasks}) == len(tasks)
     for task in tasks:
         argv = list(task.argv)
@@ -139,7 +141,9 @@ def test_a_study_runs_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sum("train.align" in one for one in ran) == 2 + 1, "two seeds: it carries no claim"
     assert "seed=2" in again[0] and "optimizer.lr=0.001" in again[0], "the better rate"
     order = [one.split()[0] for one in ran]
-    test = next(n for n, one in enumerate(ran) if "--model continued" in one or "aligned 0" in one)
+    test = next(
+        n for n, one in enumerate(ran) if "=" + str(tmp_path / "runs") in one and TEST in one
+    )
     assert not [one for one in ran[test:] if "seed=0" in one], "opened when the rates are chosen"
     trained = [n for n, one in enumerate(ran) if "seed=1" in one or "seed=2" in one]
     assert all(order[n + 1] == "train.evaluate" for n in trained if n + 1 != before), "scored then"
@@ -204,7 +208,7 @@ def test_only_some_lists_have_labels_and_another_study_mined_them(tmp_path: Path
     seen = f"data.lists={tmp_path / 'mined-labelled.jsonl.gz'}"
     everything = f"lists={mined / 'mined.jsonl.gz'}"
     assert seen in reward.argv and f"scored_{everything}" in reward.argv
-    continued, aligned = (study.sweep(config, arm, tmp_path)[0].argv for arm in config.arms)
+    continued, aligned = (study.sweep(config, arm, tmp_path)[0][0].argv for arm in config.arms)
     assert seen in continued and f"data.{everything}" in aligned
     assert "seed=7" in continued and "seed=7" in aligned
     with pytest.raises(study.ConfigError, match="mine_changes: the mining of another study"):
@@ -233,7 +237,7 @@ def test_the_datasets_own_candidates_join_what_was_mined(tmp_path: Path) -> None
     *_, reward = study.preparation(config, tmp_path)
     assert f"data.lists={tmp_path / 'mined-labelled.jsonl.gz'}" in reward.argv, "has the pairs"
     assert f"scored_lists={tmp_path / 'joined.jsonl.gz'}" in reward.argv
-    continued, aligned = (study.sweep(config, arm, tmp_path)[0].argv for arm in config.arms)
+    continued, aligned = (study.sweep(config, arm, tmp_path)[0][0].argv for arm in config.arms)
     assert f"data.lists={tmp_path / 'joined-labelled.jsonl.gz'}" in continued
     assert f"data.lists={tmp_path / 'joined.jsonl.gz'}" in aligned
 
@@ -247,7 +251,8 @@ def test_a_study_may_be_judged_on_the_validation_split(
     study.run(replace(CONFIG, judged_on="valid", first_seed=4), tmp_path)
     scored = [one for one in ran if one.startswith(("train.evaluate", "train.retrieve"))]
     assert scored and not [one for one in scored if "--split valid" not in one]
-    long = [one for one in scored if "valid-top100" in one or one.startswith("train.retrieve")]
+    marks = ("valid-top100", "scores/sweep", "train.retrieve")
+    long = [one for one in scored if any(mark in one for mark in marks)]
     assert long and all("--limit 400" in one for one in long)
     assert all("--limit 2000" in one for one in scored if one not in long)
     assert "of the valid split" in (tmp_path / "table.md").read_text()

@@ -22,13 +22,14 @@ from typing import Literal
 from train.config import ConfigError, keep, load, parse, to_dict
 from train.sizes import SHARED
 from train.study_lists import FILES, list_file, mining, write_list_files
-from train.study_numbers import REWARD, STAGE1, StudyError
+from train.study_numbers import REWARD, STAGE1, StudyError, collect, macro
 from train.study_table import write_table
 from train.tasks import Task, alone, run_all
 
 ABOUT = "study.json"
 BEST = "hit@1"  # chooses learning rates: macro over the kinds of the validation split
 TOP100 = "top100"
+SWEPT = "swept"
 LISTS = ("lists20", TOP100)
 
 
@@ -110,7 +111,8 @@ def _go_on(
     config: StudyConfig, workdir: Path, run_them: Callable[[Sequence[Sequence[Task]]], None]
 ) -> None:
     *mining_tasks, rewarding_task = preparation(config, workdir)
-    run_them([[task] for task in (*mining_tasks, retrieval(config, workdir))])
+    found = [retrieval(config, workdir, split) for split in {"valid": 0, config.judged_on: 0}]
+    run_them([[task] for task in (*mining_tasks, *found)])
     write_list_files(config, workdir)
     run_them([[rewarding_task]])
     # the fusion of stage 1 and the reward model is tuned on valid
@@ -118,14 +120,14 @@ def _go_on(
         f"reward model {n}": str(workdir / "reward" / f"member-{n}") for n in range(config.members)
     }
     tuned = {STAGE1: config.stage1, REWARD: rewarding[REWARD]}
-    tasks = scoring(config, workdir, "valid", LISTS[0], tuned)
+    tasks = scoring(config, "valid", LISTS[0], tuned, workdir)
     tasks += tested(config, workdir, {STAGE1: config.stage1, **rewarding, **config.others})
     run_them([[task] for task in tasks])
-    run_them([[task] for arm in config.arms for task in sweep(config, arm, workdir)])
+    run_them([chain for arm in config.arms for chain in sweep(config, arm, workdir)])
     chosen = {arm: chosen_rate(config, arm, workdir) for arm in config.arms}
     for arm, (rate, values) in chosen.items():
         told = ", ".join(f"{one:g}: {100 * value:.1f}" for one, value in values.items())
-        print(f"{arm}: learning rate {rate:g} of {{{told}}} (valid {BEST} in percent)")
+        print(f"{arm}: learning rate {rate:g} of {{{told}}} ({BEST} in percent, see chosen_rate)")
     chains = []
     for arm, (rate, _) in chosen.items():
         for seed in range(config.first_seed, config.first_seed + seeds_of(config, arm)):
@@ -217,9 +219,19 @@ def training(config: StudyConfig, arm: str, rate: float, seed: int, workdir: Pat
     )
 
 
-def sweep(config: StudyConfig, arm: str, workdir: Path) -> list[Task]:
-    """Every learning rate with the first seed."""
-    return [training(config, arm, rate, config.first_seed, workdir) for rate in config.rates]
+def sweep(config: StudyConfig, arm: str, workdir: Path) -> list[list[Task]]:
+    """Every learning rate with the first seed, and what it makes of lists of a first stage."""
+    chains: list[list[Task]] = []
+    for rate in config.rates:
+        folder = run_folder(workdir, arm, rate, config.first_seed)
+        judging = scoring(config, "valid", TOP100, {SWEPT: str(folder)}, workdir, _swept(folder))
+        chains.append([training(config, arm, rate, config.first_seed, workdir), *judging])
+    return chains
+
+
+def _swept(run: Path) -> Path:
+    """Where the validation scores of a run of the sweep are."""
+    return run.parent.parent / "scores" / "sweep" / run.name
 
 
 def seeds_of(config: StudyConfig, arm: str) -> int:
@@ -230,22 +242,25 @@ def seeds_of(config: StudyConfig, arm: str) -> int:
 def tested(config: StudyConfig, workdir: Path, models: dict[str, str]) -> list[Task]:
     """Each model's scores of both sorts of test lists."""
     split = config.judged_on
-    return [task for lists in LISTS for task in scoring(config, workdir, split, lists, models)]
+    return [task for lists in LISTS for task in scoring(config, split, lists, models, workdir)]
 
 
 def scoring(
-    config: StudyConfig, workdir: Path, split: str, lists: str, models: dict[str, str]
+    config: StudyConfig,
+    split: str,
+    lists: str,
+    models: dict[str, str],
+    workdir: Path,
+    folder: Path | None = None,
 ) -> list[Task]:
-    """Each model's scores of every list; beside stage 1 those of the baselines."""
-    folder = workdir / "scores" / f"{split}-{lists}"
+    """Each model's scores of every list, in a folder; beside stage 1 those of the baselines."""
+    folder = folder or workdir / "scores" / f"{split}-{lists}"
     common = ["--data", config.source, "--split", split, "--resamples", "100", "--shown", "0"]
-    judged = config.top100_lists if lists == TOP100 else config.test_lists
-    limit = judged if split == config.judged_on else config.valid_lists
+    short = config.test_lists if split == config.judged_on else config.valid_lists
+    limit = config.top100_lists if lists == TOP100 else short
     common += ["--limit", str(limit)] if limit else []
     if lists == TOP100:
-        found = _found(workdir, split).glob("top100-*.jsonl.gz")
-        (only,) = (one for one in found if "first-stage" not in one.name)
-        common += ["--lists", str(only)]
+        common += ["--lists", str(_found_lists(workdir, split))]
     dual = ["--dual-encoder", config.dual_encoder]
     tasks: list[Task] = []
     for name, path in models.items():
@@ -256,9 +271,9 @@ def scoring(
     return tasks
 
 
-def retrieval(config: StudyConfig, workdir: Path) -> Task:
-    """What a first stage finds for the queries that the table is about."""
-    split, folder = config.judged_on, _found(workdir, config.judged_on)
+def retrieval(config: StudyConfig, workdir: Path, split: str) -> Task:
+    """What a first stage finds for the queries of a split."""
+    folder = _found(workdir, split)
     argv = ["train.retrieve", "--data", config.source, "--dual-encoder", config.dual_encoder]
     argv += ["--split", split, "--out", str(folder)]
     argv += ["--limit", str(config.top100_lists)] if config.top100_lists else []
@@ -269,12 +284,24 @@ def _found(workdir: Path, split: str) -> Path:
     return workdir / "scores" / f"found-{split}"
 
 
+def _found_lists(workdir: Path, split: str) -> Path:
+    """The file that `retrieval` wrote; its name where it has not yet."""
+    found = _found(workdir, split).glob("top100-*.jsonl.gz")
+    written = [path for path in found if "first-stage" not in path.name]
+    return written[0] if written else _found(workdir, split) / "top100.jsonl.gz"
+
+
 def chosen_rate(config: StudyConfig, arm: str, workdir: Path) -> tuple[float, dict[float, float]]:
-    """The learning rate with the best validation metric after the last step, and all of them."""
-    values = {
-        rate: last_valid(run_folder(workdir, arm, rate, config.first_seed) / "metrics.jsonl")
-        for rate in config.rates
-    }
+    """The learning rate with the best validation metric, and all of them.
+
+    The mean of lists of 20, told by the run after its last step, and lists of a first stage.
+    """
+    values: dict[float, float] = {}
+    for rate in config.rates:
+        run = run_folder(workdir, arm, rate, config.first_seed)
+        found = collect(_swept(run))
+        values[rate] = 0.5 * last_valid(run / "metrics.jsonl")
+        values[rate] += 0.5 * macro(found.scores[SWEPT], found.lists)
     return max(values, key=lambda rate: values[rate]), values
 
 

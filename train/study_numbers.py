@@ -90,13 +90,14 @@ def fused(found: Found, share: float) -> list[Floats]:
 
 def fusion_share(valid: Found) -> float:
     """The share of the reward with the best validation metric, macro over kinds."""
-    kinds = np.array([one.kind for one in valid.lists])
+    return max(SHARES, key=lambda share: macro(fused(valid, share), valid.lists))
 
-    def macro(share: float) -> float:
-        hits = measure(fused(valid, share), valid.lists, (METRIC,), nan_last=True)[METRIC]
-        return float(np.mean([hits[kinds == kind].mean() for kind in np.unique(kinds)]))
 
-    return max(SHARES, key=macro)
+def macro(scores: Sequence[Floats], lists: Sequence[Judged]) -> float:
+    """The metric of a scorer, the mean over kinds of queries."""
+    kinds = np.array([one.kind for one in lists])
+    hits = measure(scores, lists, (METRIC,), nan_last=True)[METRIC]
+    return float(np.mean([hits[kinds == kind].mean() for kind in np.unique(kinds)]))
 
 
 def hits_of(found: Found, arms: Sequence[str], share: float, metric: str = METRIC) -> Hits:
