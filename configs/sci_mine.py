@@ -45,7 +45,7 @@ def complete(base: MineConfig | None = None) -> MineConfig:
     What the model likes better than the right answer is what it has to unlearn, and queries whose
     right answers the first stage missed are lists, too.
     """
-    base = base or open_sources()
+    base = base or replace(open_sources(), shard_queries=50)
     known = replace(base.mining, relative_margin=-1e9, max_score=1.0, missed_positives=True)
     return replace(base, mining=known)
 
