@@ -177,13 +177,18 @@ def test_pairs_are_an_object_s_own_half_of_the_time(sampler: PairSampler) -> Non
 
 
 def joined(first: Rows, at: int, second: Rows, then: int) -> Rows:
-    """One row: row `at` of the first without its padding, then row `then` of the second."""
+    """One row: row `at` of the first without its padding, then row `then` of the second.
+
+    Padded to one width, whichever the rows are.
+    """
     lengths = int(first.lengths[at]), int(second.lengths[then])
-    ends = [
-        [field[at][..., : lengths[0]], other[then][..., : lengths[1]]]
-        for field, other in zip(first[:3], second[:3], strict=True)
-    ]
-    whole = [jnp.concatenate(pair, axis=-1)[None] for pair in ends]
+    room = first.tokens.shape[-1] + second.tokens.shape[-1] - sum(lengths)
+    whole = []
+    for field, other, empty in zip(first[:3], second[:3], (0, 0, -1), strict=True):
+        ends = np.asarray(field[at])[..., : lengths[0]], np.asarray(other[then])[..., : lengths[1]]
+        row = np.concatenate(ends, axis=-1)
+        wide = [(0, 0)] * (row.ndim - 1) + [(0, room)]
+        whole.append(jnp.asarray(np.pad(row, wide, constant_values=empty)[None]))
     return Rows(*whole, lengths=jnp.array([sum(lengths)]))
 
 
@@ -191,17 +196,26 @@ def test_match_and_document_equal_the_whole_prompt_read_at_once(sampler: PairSam
     arrays = sampler.arrays(2)
     shard = jax.tree.map(lambda x: jnp.asarray(x[0]), PretrainBatch(**arrays))
     model = Model(small(), nnx.Rngs(3))
-    features = encode_images(model, shard.images, Compute())
-    vectors, found = decode(model, features, shard, Compute())
-    for alone, beside in zip(embed(model, features, shard, Compute()), vectors, strict=True):
+    compute = Compute()
+    features = nnx.jit(lambda model, images: encode_images(model, images, compute))(
+        model, shard.images
+    )
+    vectors, found = nnx.jit(lambda *given: decode(*given, compute))(model, features, shard)
+    apart = nnx.jit(lambda *given: embed(*given, compute))(model, features, shard)
+    for alone, beside in zip(apart, vectors, strict=True):
         np.testing.assert_allclose(alone, beside, atol=1e-5)
+
+    @nnx.jit
+    def read(model: Model, whole: Rows) -> jax.Array:
+        hidden, _ = model.text(whole, features, Compute())
+        return model.text.norm(hidden[0])
+
     signed, nats, predicted = [], 0.0, 0
     for at in range(8):
         static = int(shard.static_index[at])
         before = int(shard.static.lengths[static])
         whole = joined(shard.static, static, shard.pair, at)
-        hidden, _ = model.text(whole, features, Compute())
-        states = model.text.norm(hidden[0])
+        states = read(model, whole)[: int(whole.lengths[0])]
         yes, no = sampler.prompt.label_ids
         logit = float(states[-1] @ (model.head_table[yes] - model.head_table[no]))
         signed.append(logit if arrays["own"][0, at] else -logit)
@@ -293,15 +307,21 @@ def test_every_objective_trains_what_it_should(sampler: PairSampler) -> None:
     several = pretrain.to_batch(several_images(sampler, 1.0).arrays(1))
 
     @partial(jax.jit, static_argnums=1)
-    @jax.grad
-    def slope(params: nnx.State, name: str) -> jax.Array:
-        batch = several if name == "alike" else one
-        terms = losses(nnx.merge(graph, params), batch, frozenset([name]), 0.1, Compute())
-        return terms[name][0] / terms[name][1]
+    def slopes(params: nnx.State, names: tuple[str, ...]) -> dict[str, nnx.State]:
+        def values(params: nnx.State) -> dict[str, jax.Array]:
+            batch = several if names == ("alike",) else one
+            terms = losses(nnx.merge(graph, params), batch, frozenset(names), 0.1, Compute())
+            return {name: terms[name][0] / terms[name][1] for name in names}
 
+        found, pull = jax.vjp(values, params)
+        zero = dict.fromkeys(names, jnp.zeros(()))
+        return {name: pull(zero | {name: jnp.ones(())})[0] for name in names}
+
+    others = tuple(name for name in TERMS if name != "alike")
+    found = slopes(params, ("alike",)) | slopes(params, others)
     reached = {}
     for name in TERMS:
-        gradient = nnx.to_pure_dict(slope(params, name))
+        gradient = nnx.to_pure_dict(found[name])
         reached[name] = {
             part: any(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(gradient[part]))
             for part in ("vision", "text")
