@@ -23,6 +23,7 @@ from train.study_numbers import (
     FUSION,
     REWARD,
     STAGE1,
+    Found,
     StudyError,
     collect,
     draw,
@@ -31,7 +32,7 @@ from train.study_numbers import (
     hits_of,
     row_of,
 )
-from train.study_scale import markdown, scales
+from train.study_scale import as_json, markdown, scales
 from unirank_jax.datasets.dataset import open_source
 from unirank_jax.datasets.formats.writing import write_lines
 from unirank_jax.datasets.overlay import write_lists
@@ -316,4 +317,6 @@ def test_the_scale_of_every_row(tmp_path: Path) -> None:
     after = calibrated(list(truth + liking), collect(tmp_path).lists).after
     assert found["arm"].apart[1] == pytest.approx(abs(after["image"].ece - after["text"].ece))
     assert found["other"].size[0] == pytest.approx(3 * np.abs(truth).mean())
+    alone = scales(Found(collect(tmp_path).lists[:1], {"x": [truth[0]]}), ("x",), ())
+    assert as_json(alone["x"])["raw"] == [None] and "nan" not in markdown(alone), "one list: no fit"
     assert "| arm |" in markdown(found) and row_of("arm 1 + Platt", ("arm",)) == "arm + Platt"

@@ -25,8 +25,9 @@ REASONS = ("duplicate", "relative margin", "suspected positive", "trivial")
 class MiningSettings:
     """How negatives are filtered and chosen.
 
-    Where every right answer is known, nothing but `dup_id` needs to be filtered: relative_margin=-9
-    and max_score=1 keep what a retriever or the model likes better than the positives.
+    Where every right answer is known, nothing but `dup_id` needs to be filtered:
+    relative_margin=-1e9 and max_score=1 keep what a retriever or the model likes better than the
+    positives.
     """
 
     num_negatives: int  # per query

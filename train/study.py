@@ -111,7 +111,9 @@ def _go_on(
     config: StudyConfig, workdir: Path, run_them: Callable[[Sequence[Sequence[Task]]], None]
 ) -> None:
     *mining_tasks, rewarding_task = preparation(config, workdir)
-    found = [retrieval(config, workdir, split) for split in {"valid": 0, config.judged_on: 0}]
+    found = [
+        retrieval(config, workdir, split) for split in dict.fromkeys(("valid", config.judged_on))
+    ]
     run_them([[task] for task in (*mining_tasks, *found)])
     write_list_files(config, workdir)
     run_them([[rewarding_task]])

@@ -32,13 +32,12 @@ def list_file(config: StudyConfig, workdir: Path, *, own: bool, labelled: bool) 
     name = JOINED if own and config.own else MINED
     if labelled and config.labelled:
         return _labelled(workdir, name)
-    whole = {MINED: mining(config, workdir, "train") / FILES["lists"], JOINED: _joined(workdir)}
-    return whole[name]
+    return _joined(workdir) if name == JOINED else _mined(config, workdir)
 
 
 def write_list_files(config: StudyConfig, workdir: Path) -> None:
     """What `list_file` names and mining has not written."""
-    whole = {MINED: mining(config, workdir, "train") / FILES["lists"]}
+    whole = {MINED: _mined(config, workdir)}
     if config.own:
         whole[JOINED] = _joined(workdir)
         if not whole[JOINED].exists():
@@ -50,6 +49,10 @@ def write_list_files(config: StudyConfig, workdir: Path) -> None:
             count = min(config.labelled, len(lists))
             chosen = (lists[n * len(lists) // count] for n in range(count))
             write_lines(_labelled(workdir, name), map(json_line, chosen))
+
+
+def _mined(config: StudyConfig, workdir: Path) -> Path:
+    return mining(config, workdir, "train") / FILES["lists"]
 
 
 def _joined(workdir: Path) -> Path:

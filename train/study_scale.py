@@ -90,7 +90,17 @@ def markdown(found: dict[str, Scale]) -> str:
     return "\n".join(lines)
 
 
+def as_json(one: Scale) -> dict[str, list[float | None]]:
+    """Plain values; what could not be measured is None, since JSON has no NaN."""
+    return {
+        name: [None if np.isnan(value) else value for value in values]
+        for name, values in vars(one).items()
+    }
+
+
 def _span(values: Iterable[float], factor: float, form: str) -> str:
-    some = [factor * one for one in values]
+    some = [factor * one for one in values if not np.isnan(one)]
+    if not some:
+        return ""
     told = f"{float(np.mean(some)):{form}}"
     return f"{told} [{min(some):{form}}, {max(some):{form}}]" if len(some) > 1 else told

@@ -23,7 +23,7 @@ from train.study_numbers import (
     hits_of,
     ratio,
 )
-from train.study_scale import markdown, scales
+from train.study_scale import as_json, markdown, scales
 from unirank_jax.significance import holm, mcnemar
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def write_table(
         models = [row for row in rows if row not in (*OUTSIDE, FUSION)]
         scale = scales(found, models, arms)
         tables[name] = {
-            "scale": {row: asdict(one) for row, one in scale.items()},
+            "scale": {row: as_json(one) for row, one in scale.items()},
             "queries": len(kinds),
             "rows": {row: asdict(one) for row, one in values.items()},
             f"less {control}": {row: asdict(one) for row, one in gains.items()},
