@@ -7,8 +7,6 @@ it and the rewards of `train.reward` are data. Running the same command again re
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -24,7 +22,7 @@ from train import processes
 from train.align_step import make_policy_step
 from train.alignment import AnchorSettings, PolicySettings
 from train.compile_only import plan, render
-from train.config import ConfigError, load, parse, require_size, to_dict
+from train.config import ConfigError, load, name_of, parse, require_size, to_dict
 from train.diagnostics import write_page
 from train.loop import StoppedError
 from train.ranking import RankingObjective
@@ -191,8 +189,7 @@ def reference_path(config: AlignConfig, workdir: Path, data: str) -> Path:
         return workdir / "cache" / f"reference-{data[:16]}.npy"
     depends = (config.model, config.data, config.batch, config.lora, config.mesh)
     told = [data, fingerprint(stage1), list(config.freeze), *map(to_dict, depends)]
-    name = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
-    return Path(os.environ[SHARED]) / f"reference-{name}.npy"
+    return Path(os.environ[SHARED]) / f"reference-{name_of(told)}.npy"
 
 
 if __name__ == "__main__":

@@ -156,6 +156,11 @@ def digest(config: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def name_of(told: Any) -> str:
+    """16 hexadecimal digits that name plain values: a file made of what depends on them."""
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def differences(
     old: dict[str, Any], new: dict[str, Any], ignore: Sequence[str] = OPERATIONAL
 ) -> list[str]:

@@ -6,8 +6,6 @@ depends on: data, prompt, tokenizer and image budget. No JAX here.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 from collections.abc import Callable, Iterable
@@ -17,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from train.config import name_of
 from unirank_jax.content import ContentError
 from unirank_jax.datasets.dataset import Dataset
 from unirank_jax.prompt import Length, Prompt
@@ -128,8 +127,7 @@ def cached_index(
         "images": repr(prompt.spec),
         "tokenizer": _fingerprint(prompt),
     }
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    path = folder / f"sizes-{split}-{name}.npz"
+    path = folder / f"sizes-{split}-{name_of(key)}.npz"
     if path.exists():
         with np.load(path, allow_pickle=False) as stored:
             return Index(**{field.name: stored[field.name] for field in fields(Index)})
