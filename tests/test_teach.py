@@ -13,7 +13,7 @@ import tiny_run
 
 from train import sft, teach
 from train.signals import read_scores
-from train.teacher import Teacher, cells, fit
+from train.teacher import Teacher, cells, cross_fitted, fit
 from unirank_jax.content import MODALITIES, TextPart
 from unirank_jax.datasets.dataset import sample
 from unirank_jax.datasets.records import Example, Item, Query
@@ -73,6 +73,17 @@ def test_each_cell_has_weights_of_its_own() -> None:
     found = teacher.logits({"a": np.zeros(len(asked.candidates))}, asked)
     np.testing.assert_array_equal(found, cells(asked))
     assert len(set(cells(asked).tolist())) == len({one.modality for one in asked.candidates})
+
+
+def test_no_list_is_judged_by_a_fit_that_saw_it() -> None:
+    """At odd places the larger number is right, at even ones the smaller: each half errs."""
+    rng = np.random.default_rng(2)
+    values = [rng.permutation(4).astype(np.float64) for _ in range(40)]
+    right = [one.argmax() if n % 2 else one.argmin() for n, one in enumerate(values)]
+    examples = [example(n, tuple(int(i == at) for i in range(4))) for n, at in enumerate(right)]
+    found = cross_fitted({"a": values}, examples)
+    for one, logits, at in zip(values, found, right, strict=True):
+        assert logits.argmax() == (3 - one).tolist().index(one[at])
 
 
 def test_a_run_learns_from_what_the_command_wrote(

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from train import html_report
+from train.baselines import Scorer, text_baselines
 from train.config import ConfigError
 from train.config import load as load_config
 from train.contenders import (
@@ -27,6 +28,7 @@ from train.contenders import (
     require_steps,
 )
 from train.evaluation import FIRST, Report, evaluate, evaluate_scores, examples_of
+from train.fitted import with_baselines
 from train.forms import Shown
 from train.runs import Ranking, coverage, fixed, open_run, rejudged, write_runs
 from train.slices import Row
@@ -50,6 +52,7 @@ _EXAMPLES = """examples:
   python -m train.evaluate --model before=base/ after=exported/ --out runs/comparison
   python -m train.evaluate --model native=runs/a image=runs/b:image text=runs/c:text
   python -m train.evaluate --lists top100 --write-runs --out runs/top100
+  python -m train.evaluate --model exported/ --fit
   python -m train.evaluate --data beir/ --run theirs.trec ours=ours.trec --qrels other.trec
 
 Without --model and --run the embedded default reranker is measured."""
@@ -82,6 +85,10 @@ def run(arguments: argparse.Namespace, source: str, seed: int) -> tuple[Report, 
     paths, forms = named(arguments.model, default=not arguments.run)
     if arguments.mixed and set(forms.values()) - {"native"}:
         raise ConfigError("--mixed changes the form of candidates; leave it out beside PATH:FORM")
+    if arguments.fit and (arguments.mixed or arguments.nan_last):
+        raise ConfigError(
+            "--fit needs every score of the lists as they are; leave --mixed and --nan-last out"
+        )
     require_steps(paths.values(), arguments.step)
     rankings = {
         name: open_run(Path(path)) for name, path in named_paths("--run", arguments.run).items()
@@ -94,12 +101,21 @@ def run(arguments: argparse.Namespace, source: str, seed: int) -> tuple[Report, 
     notes += shown.notes(split)
     examples = examples_of(shown.dataset, split, arguments.limit)
     notes += [coverage(name, ranking, examples) for name, ranking in rankings.items()]
+    models = {
+        name: model_scorer(name, paths[name], arguments.step, on_error, shown) for name in paths
+    }
+    baselines = dual_encoder(dual)
+    runs: dict[str, Scorer] = {name: fixed(ranking) for name, ranking in rankings.items()}
+    if arguments.fit:
+        of_text = text_baselines(shown.dataset, split, examples)
+        models, baselines, fits = with_baselines(models, {**of_text, **baselines})
+        runs |= fits
     report = evaluate(
         shown.dataset,
         split,
-        {name: model_scorer(name, paths[name], arguments.step, on_error, shown) for name in paths},
-        dual_encoder(dual) | ({FIRST: fixed(first)} if first else {}),
-        runs={name: fixed(ranking) for name, ranking in rankings.items()},
+        models,
+        baselines | ({FIRST: fixed(first)} if first else {}),
+        runs=runs,
         notes=notes,
         resamples=arguments.resamples,
         seed=seed,
@@ -179,6 +195,12 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="[NAME=]FILE",
         help="TREC runs that are compared like models; documents that they do not hold rank last",
+    )
+    parser.add_argument(
+        "--fit",
+        action="store_true",
+        help="also each model joined with BM25, TF-IDF and the dual encoder, and these without a "
+        "model: weighed on one half of the lists, judged on the other",
     )
     parser.add_argument(
         "--write-runs", action="store_true", help="write a TREC run of every scorer, and the qrels"

@@ -14,13 +14,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from train.baselines import Scorer, Scores, text_baselines
 from train.config import ConfigError
 from train.judging import judged
-from train.teacher import Teacher, fit
+from train.teacher import Teacher, cross_fitted, fit
 from unirank_jax.datasets.dataset import Dataset, DatasetError, open_source
 from unirank_jax.datasets.formats.writing import json_line, write_lines
 from unirank_jax.datasets.overlay import overlaid
@@ -100,16 +99,7 @@ def _fit(dataset: Dataset, split: str, limit: int, duals: dict[str, Scorer]) -> 
     """The teacher of a split; prints what it is worth on lists that it was not fitted to."""
     examples = examples_of(dataset, split, limit)
     measures = _measures(dataset, split, examples, duals)
-    halves: Scores = [np.zeros(0, np.float32)] * len(examples)
-    for half in (0, 1):
-        other, own = (range(start, len(examples), 2) for start in (1 - half, half))
-        some = fit(
-            {name: [values[i] for i in other] for name, values in measures.items()},
-            [examples[i] for i in other],
-        )
-        for i in own:
-            one = {name: values[i] for name, values in measures.items()}
-            halves[i] = some.logits(one, examples[i]).astype(np.float32)
+    halves = cross_fitted(measures, examples)
     from train.ranking import by_kind  # JAX: only when it is needed
 
     lists = [judged(example) for example in examples]

@@ -87,6 +87,29 @@ def fit(
     return Teacher(names, scale, weights.reshape(len(MODALITIES) ** 2, -1))
 
 
+def cross_fitted(
+    measures: Mapping[str, Sequence[NDArray[np.floating]]], examples: Sequence[Example]
+) -> list[NDArray[np.float32]]:
+    """The logits of every list, (N,) each, by a teacher fitted to every other list.
+
+    Lists at even places are judged by what those at odd places say, and the other way round.
+
+    Raises:
+        ValueError: as `fit`, of either half.
+    """
+    logits = [np.zeros(0, np.float32)] * len(examples)
+    for half in (0, 1):
+        other = range(1 - half, len(examples), 2)
+        teacher = fit(
+            {name: [values[i] for i in other] for name, values in measures.items()},
+            [examples[i] for i in other],
+        )
+        for i in range(half, len(examples), 2):
+            one = {name: values[i] for name, values in measures.items()}
+            logits[i] = teacher.logits(one, examples[i]).astype(np.float32)
+    return logits
+
+
 def _with_constant(values: NDArray[np.floating]) -> Floats:
     """(N, F) -> (N, F + 1)."""
     return np.concatenate([values, np.ones((len(values), 1))], -1).astype(np.float64)
