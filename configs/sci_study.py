@@ -21,6 +21,7 @@ from train.config import choose
 from train.study import Arm, StudyConfig
 
 GOLD = ("policy.utility=gain", "policy.preference=0", "policy.hit=0.5")
+ONE_EPOCH = ("schedule.steps=125", "evaluation.every_steps=125")  # of 16 lists
 
 ARMS = {
     "continued": Arm("sft", (), claim=True),
@@ -34,7 +35,7 @@ ARMS = {
 
 
 def full() -> StudyConfig:
-    """4,000 lists, mined and with the candidates of the dataset; 32,000 pairs in stage 2.
+    """2,000 lists, mined and with the candidates of the dataset; 16,000 pairs in stage 2.
 
     What is mined, and that the candidates of the dataset stay beside it, was chosen on the
     validation split: results/m4/mining-trial.md.
@@ -52,16 +53,17 @@ def full() -> StudyConfig:
         mine="configs/sci_mine.py:complete",
         reward="configs/sci_reward.py",
         train="configs/sci_align.py",
-        mined_lists=4000,
+        mined_lists=2000,
         valid_lists=600,
         mined_per_form=25,
-        steps=125,
+        steps=63,
         rates=(5e-5, 2e-4),
         seeds=5,
         members=3,
-        test_lists=2000,
-        top100_lists=400,
+        test_lists=1000,
+        top100_lists=300,
         resamples=10_000,
+        reward_changes=ONE_EPOCH,
         own=True,
         arms=ARMS,
     )
@@ -72,7 +74,8 @@ def trial() -> StudyConfig:
     return replace(
         full(),
         others={},
-        mined_lists=400,
+        mined_lists=200,
+        reward_changes=("schedule.steps=13", "evaluation.every_steps=13"),
         valid_lists=100,
         steps=20,
         rates=(2e-4,),

@@ -25,6 +25,7 @@ from train.study import Arm, StudyConfig
 
 NOISE = "data.preference_noise=0.3"
 PAIRS = ("loss.bce=0", "loss.softmax=0", "loss.preference=1", "loss.centre=0.01", NOISE)
+TWO_EPOCHS = ("schedule.steps=25", "schedule.warmup_steps=5", "evaluation.every_steps=25")
 BLIND = ("anchor.bce=0", "policy.preference=0")  # the policy sees no label
 
 
@@ -48,7 +49,7 @@ def noisy() -> StudyConfig:
     return replace(
         base(),
         name="three preferences in ten turned round",
-        reward_changes=(NOISE,),
+        reward_changes=(*sci_study.ONE_EPOCH, NOISE),
         arms={
             "continued": Arm("sft", PAIRS, claim=True),
             "dpo": Arm("align", ("policy.algorithm=dpo", "anchor.bce=0", NOISE), claim=True),
@@ -62,7 +63,8 @@ def unlabelled() -> StudyConfig:
     return replace(
         base(),
         name="one list in ten has labels",
-        labelled=400,
+        labelled=200,
+        reward_changes=TWO_EPOCHS,
         arms={
             "continued": Arm("sft", (), claim=True),
             "aligned": Arm("align", BLIND, claim=True),

@@ -254,8 +254,8 @@ def test_a_study_may_be_judged_on_the_validation_split(
     assert scored and not [one for one in scored if "--split valid" not in one]
     marks = ("valid-top100", "scores/sweep", "train.retrieve")
     long = [one for one in scored if any(mark in one for mark in marks)]
-    assert long and all("--limit 400" in one for one in long)
-    assert all("--limit 2000" in one for one in scored if one not in long)
+    assert long and all(f"--limit {CONFIG.top100_lists}" in one for one in long)
+    assert all(f"--limit {CONFIG.test_lists}" in one for one in scored if one not in long)
     assert "of the valid split" in (tmp_path / "table.md").read_text()
     assert {word for one in ran for word in one.split() if word.startswith("seed=")} == {
         "seed=4",
